@@ -1,0 +1,1 @@
+"""What a program is, how it changes, and how it is checked and compared."""
