@@ -13,9 +13,7 @@ from graphwright.ir.errors import InputError
 from graphwright.ir.signature import Example, Signature
 
 
-def bind_arguments(
-    signature: Signature, example: Example, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> list[Any]:
+def bind_arguments(signature: Signature, example: Example, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """Flat leaves for a call, in placeholder order.
 
     Arguments are bound by position or by name, whichever way the program was captured; arguments that were
@@ -103,9 +101,7 @@ def _check_tensor(
         _check_size(f"'{name}' dimension {i}", want, int(have), ranges, sizes)
 
 
-def _check_size(
-    what: str, want: Any, have: int, ranges: Mapping[str, Any], sizes: dict[str, tuple[int, str]]
-) -> None:
+def _check_size(what: str, want: Any, have: int, ranges: Mapping[str, Any], sizes: dict[str, tuple[int, str]]) -> None:
     if not isinstance(want, torch.SymInt):
         if want != have:
             raise InputError(

@@ -1,0 +1,54 @@
+"""Invariants: named facts about a program that passes require, establish or break.
+
+| name | what holds |
+|---|---|
+| `functional` | no op writes to its arguments |
+| `inference` | nothing behaves as in training: no active dropout, no batch statistics |
+| `canonical` | `functional`, and of several spellings of one computation only the canonical one is left |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import OpOverload, bound, is_call
+
+aten = torch.ops.aten
+
+NAMES = frozenset({"functional", "inference", "canonical"})
+
+_TRAINING_OPS = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.native_dropout, aten.batch_norm)
+_NOISE = (aten._assert_tensor_metadata, aten._assert_async, aten.alias, aten.lift_fresh_copy, aten.detach_)
+
+
+def is_mutating(node: Node) -> bool:
+    """Whether the call writes to one of its arguments."""
+    target: Any = node.target
+    return isinstance(target, OpOverload) and target._schema.is_mutable
+
+
+def _functional(node: Node) -> str | None:
+    return f"{node.target} writes to its argument" if is_mutating(node) else None
+
+
+def _inference(node: Node) -> str | None:
+    if is_call(node, *_TRAINING_OPS):
+        arguments = bound(node)
+        if arguments.get("train") or arguments.get("training"):
+            return f"{node.target} is in training mode"
+    return None
+
+
+def _canonical(node: Node) -> str | None:
+    return f"{node.target} should have been removed" if is_call(node, *_NOISE) else None
+
+
+CHECKS: dict[str, Callable[[Node], str | None]] = {
+    "functional": _functional,
+    "inference": _inference,
+    "canonical": _canonical,
+}
