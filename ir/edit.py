@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,13 +110,14 @@ class Edit:
 
     # ---- changing ----------------------------------------------------------------------------
 
-    def replace(self, old: Any, new: Any, *, retype: bool = False) -> None:
-        """Redirect all users of `old` to `new`.
+    def replace(self, old: Any, new: Any, *, retype: bool = False, users: Callable[[Node], bool] | None = None) -> None:
+        """Redirect the users of `old` to `new`.
 
         Args:
             old: The node to replace.
             new: A node of the same type, or a number for a symbolic size.
             retype: Allow another type; the caller then keeps the users valid.
+            users: Redirect only these; by default all of them.
 
         Raises:
             PassError: The types differ.
@@ -128,7 +129,7 @@ class Edit:
             if difference:
                 raise PassError(f"rule {self.rule} would change the type of a value", at=where(old), why=difference)
         for user in list(old.users):
-            if user is not new:
+            if user is not new and (users is None or users(user)):
                 self._redirect(user, old, new)
         self.replaced.append((old.name, new.name if isinstance(new, Node) else repr(new)))
 

@@ -1,1 +1,1 @@
-""""""
+"""How programs are transformed: passes, pipelines, patterns, instruments."""

@@ -1,0 +1,79 @@
+"""Local rules: rewrites of a single node, found by its op.
+
+A local rule looks at one node and returns the value to use instead, or None to leave it:
+
+    @local_rule(aten.dropout)
+    def inactive_dropout(node, edit):
+        return None if bound(node)["train"] else bound(node)["input"]
+
+They cost a dictionary lookup per node, which is why canonicalization is written in them; whatever spans several nodes
+and should explain its misses is a `graphwright.passes.patterns.Rule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.fx import Node
+
+from graphwright.ir.edit import Edit
+from graphwright.ir.program import Program
+from graphwright.ir.rewriter import Rewriter
+
+LocalRule = Callable[[Node, Edit], Any]
+
+
+class RuleTable(dict[Any, list[tuple[str, LocalRule]]]):
+    """Local rules by the op (packet, overload or Python function) that they look at."""
+
+    def local_rule(self, *targets: Any) -> Callable[[LocalRule], LocalRule]:
+        """Decorator that adds a rule for calls of `targets`."""
+
+        def add(rule: LocalRule) -> LocalRule:
+            name = "".join(part.capitalize() for part in rule.__name__.split("_"))
+            for target in targets:
+                self.setdefault(target, []).append((name, rule))
+            return rule
+
+        return add
+
+    def rules_for(self, node: Node) -> list[tuple[str, LocalRule]]:
+        """The rules that look at this node."""
+        packet = getattr(node.target, "overloadpacket", None)
+        return [*self.get(node.target, ()), *(self.get(packet, ()) if packet is not None else ())]
+
+
+def merge_tables(tables: Iterable[RuleTable]) -> RuleTable:
+    """One table with the rules of all, in order."""
+    merged = RuleTable()
+    for table in tables:
+        for target, rules in table.items():
+            merged.setdefault(target, []).extend(rules)
+    return merged
+
+
+def sweep(table: RuleTable, program: Program, rewriter: Rewriter, *, rounds: int = 10) -> int:
+    """Apply the rules of `table` in graph order until nothing changes; returns the number of rewrites."""
+    total = 0
+    for _ in range(rounds):
+        changed = sum(_apply_first(table, node, rewriter) for node in list(program.graph.nodes))
+        total += changed
+        if not changed:
+            break
+    return total
+
+
+def _apply_first(table: RuleTable, node: Node, rewriter: Rewriter) -> bool:
+    """Apply the first rule that fires on a node that is still in the graph."""
+    if node.op != "call_function" or node._erased:
+        return False
+    for name, rule in table.rules_for(node):
+        with rewriter.site(name, (node,)) as edit:
+            new = rule(node, edit)
+            if new is not None:
+                edit.replace(node, new)
+                edit.erase(node)
+        if new is not None:
+            return True
+    return False

@@ -1,0 +1,130 @@
+"""Names of passes: the built-in ones, those registered at run time, and those of other packages.
+
+Another package offers a pass through the entry-point group `graphwright.passes`:
+
+    [project.entry-points."graphwright.passes"]
+    my-pass = "my_package.module:MyPass"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from graphwright.ir.errors import PipelineError
+from graphwright.passes.base import FunctionPass, Pass
+
+GROUP = "graphwright.passes"
+
+BUILT_IN = {
+    "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
+    "functionalize": "graphwright.passes.canonicalize.functionalize:Functionalize",
+    "fuse-attention": "graphwright.passes.attention.fuse:FuseAttention",
+    "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
+    "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",
+}
+
+_registered: dict[str, type[Pass] | FunctionPass] = {}
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def register_pass(name: str, *, replace: bool = False) -> Callable[[T], T]:
+    """Decorator that makes a Pass class, or a function `(program, rewriter)`, known by name.
+
+    Args:
+        name: Name in pipeline text.
+        replace: Allow a name that is taken.
+
+    Raises:
+        PipelineError: The name is taken by another pass.
+    """
+
+    def register(item: T) -> T:
+        taken = _registered.get(name)
+        same = taken is not None and getattr(taken, "__qualname__", None) == getattr(item, "__qualname__", "")
+        if not replace and (name in BUILT_IN or (taken is not None and not same)):
+            raise PipelineError(f"a pass named '{name}' is registered already", remedies=["choose another name"])
+        if isinstance(item, type) and issubclass(item, Pass):
+            item.name = name
+            _registered[name] = item
+        else:
+            _registered[name] = FunctionPass(function=item, label=name)
+        return item
+
+    return register
+
+
+def pass_names() -> list[str]:
+    """Names of all passes that can be used in a pipeline, sorted."""
+    return sorted({*BUILT_IN, *_registered, *(point.name for point in _entry_points())})
+
+
+def find_pass(name: str) -> type[Pass] | FunctionPass:
+    """The pass class (or function pass) of a name, imported when first asked for.
+
+    Raises:
+        PipelineError: No such pass; names the nearest ones.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in BUILT_IN:
+        return _load(BUILT_IN[name])
+    for point in _entry_points():
+        if point.name == name:
+            return _from_entry_point(point)
+    near = difflib.get_close_matches(name, pass_names(), n=3, cutoff=0.5)
+    raise PipelineError(
+        f"there is no pass named '{name}'",
+        why=f"known are {', '.join(pass_names())}",
+        remedies=[f"did you mean '{other}'?" for other in near],
+    )
+
+
+def _entry_points() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
+
+
+def _from_entry_point(point: EntryPoint) -> type[Pass] | FunctionPass:
+    try:
+        item = point.load()
+    except Exception as error:
+        raise PipelineError(
+            f"the pass '{point.name}' cannot be imported", at=point.value, why=f"{type(error).__name__}: {error}"
+        ) from error
+    if point.name not in _registered:
+        register_pass(point.name)(item)
+    return _registered[point.name]
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """One line of a listing: name, summary, options."""
+
+    name: str
+    summary: str
+    options: tuple[str, ...]
+
+
+def describe(name: str) -> PassInfo:
+    """Summary and options of a pass, for listings."""
+    import dataclasses
+
+    item = find_pass(name)
+    if isinstance(item, FunctionPass):
+        return PassInfo(name, _summary(item.function), ())
+    options = tuple(f"{f.name}={f.default}" for f in dataclasses.fields(item) if f.metadata.get("spec", True))
+    return PassInfo(name, _summary(item), options)
+
+
+def _summary(item: Any) -> str:
+    return (item.__doc__ or "").strip().split("\n")[0]
