@@ -1,0 +1,184 @@
+"""Artifact: a lowered program that runs, and the folder it is saved in.
+
+A folder holds `manifest.json` (target, interface, checksums of the other files, and which emitted operators each
+program node became) beside the files of the target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphwright.ir.errors import FileFormatError
+from graphwright.lowering.interface import Interface
+
+MANIFEST = "manifest.json"
+FORMAT = "graphwright-artifact"
+VERSION = 1
+
+
+class Artifact(ABC):
+    """A lowered program.
+
+    Args:
+        target: Text form of the target that made it.
+        interface: Names, types and order of the inputs and outputs.
+        provenance: Program node -> names of the operators it became.
+    """
+
+    def __init__(
+        self, target: str, interface: Interface, provenance: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self.target, self.interface = target, interface
+        self.provenance = {node: list(emitted) for node, emitted in (provenance or {}).items()}
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(port.name for port in self.interface.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(port.name for port in self.interface.outputs)
+
+    def run(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run on tensors by input name; returns the outputs by name.
+
+        Raises:
+            InputError: An input is missing, unknown, or has a dtype or size the program was not captured for.
+        """
+        self.interface.check(inputs)
+        return self._run(inputs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the arguments of the original `forward`; returns its classes.
+
+        Raises:
+            InputError: The arguments do not fit, or the artifact was loaded without the original's signature.
+        """
+        return self.interface.unflatten(self.run(**self.interface.flatten(*args, **kwargs)))
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run on inputs that have been checked."""
+
+    @abstractmethod
+    def _write(self, folder: Path) -> None:
+        """Write the target's files into an empty folder."""
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the artifact; an existing artifact in `folder` is replaced in one step.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: `folder` exists and is not an artifact.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+            raise FileExistsError(f"{folder} exists and is not an artifact; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            self._write(temporary)
+            text = json.dumps(self._manifest(temporary), indent=1)
+            (temporary / MANIFEST).write_text(text, encoding="utf-8")
+            temporary.chmod(0o755)
+            _replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "target": self.target,
+            "interface": self.interface.to_json(),
+            "files": {
+                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                for path in files
+            },
+            "provenance": self.provenance,
+        }
+
+
+def load_artifact(folder: str | Path) -> Artifact:
+    """Read what `Artifact.save` wrote.
+
+    Raises:
+        FileFormatError: A file is missing, truncated or changed, or the manifest is not one.
+        GraphwrightError: The target is not known here.
+    """
+    from graphwright.lowering.registry import find_target
+    from graphwright.passes.spec import parse_call
+
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    _check_files(folder, manifest["files"])
+    return find_target(parse_call(manifest["target"]).name).load(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact folder.
+
+    Raises:
+        FileFormatError: There is none, or it is not well formed.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileFormatError(
+            f"no {MANIFEST} in the folder", at=str(folder), remedies=["name the folder of an artifact"]
+        ) from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise FileFormatError("the manifest cannot be read", at=str(path), why=str(error)) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileFormatError("this is not the manifest of an artifact", at=str(path))
+    if manifest.get("version") != VERSION:
+        raise FileFormatError(
+            f"the artifact has format version {manifest.get('version')}, this release reads {VERSION}", at=str(path)
+        )
+    missing = {"target", "interface", "files"} - manifest.keys()
+    if missing:
+        raise FileFormatError(f"the manifest lacks {', '.join(sorted(missing))}", at=str(path))
+    return manifest
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, entry in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise FileFormatError("the manifest names a file outside the folder", at=name)
+        if not path.is_file():
+            raise FileFormatError("a file of the artifact is missing", at=str(path))
+        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            raise FileFormatError("a file of the artifact is truncated or was changed", at=str(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(source: Path, folder: Path) -> None:
+    """Put `source` in the place of `folder`, so that at no time a half-written folder has that name."""
+    if not folder.exists():
+        source.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder.rename(old)
+    source.rename(folder)
+    shutil.rmtree(old)
