@@ -50,24 +50,27 @@ class Call(Expr):
         if not self.accepts(value):
             search.fail(self, lambda: f"expected {self.name}, found {describe(value)}", value, owner)
             return
-        search.claim(value)
         binding = self.bindings[value.target]
         for arguments in _orders(value):
             wrong = next((p for p in binding.literals if not p[1].matches(arguments[p[0]], search)), None)
             if wrong is None:
+                search.claim(value)
                 yield tuple((expr, arguments[name], value) for name, expr in binding.expressions)
             else:
                 self._fail_literal(wrong, arguments, value, search)
 
     def _fail_literal(self, wrong: tuple[str, Literal], arguments: dict[str, Any], node: Node, search: Search) -> None:
         name, literal = wrong
-        found = arguments[name]
-        search.fail(
-            literal if any(literal is e for _, e in self.written) else self,
-            lambda: f"argument {name} of {self.name} is {show(found)}, expected {show(literal.expected)}",
-            None,
-            node,
-        )
+
+        def reason() -> str:
+            pair = swappable_arguments(node.target) or ()
+            if name in pair:
+                operands = " and ".join(show(arguments[one]) for one in pair)
+                return f"{self.name} takes {operands}, expected {show(literal.expected)} as one of them"
+            return f"argument {name} of {self.name} is {show(arguments[name])}, expected {show(literal.expected)}"
+
+        part = literal if any(literal is expr for _, expr in self.written) else self
+        search.fail(part, reason, None, node, found=1)
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` is a call of one of the targets."""

@@ -61,7 +61,7 @@ class AnyOf(Expr):
         writer.add(")")
 
 
-class Optional(AnyOf):
+class Maybe(AnyOf):
     """`op(x)` or `x` itself."""
 
     def write(self, writer: Writer) -> None:
@@ -105,11 +105,12 @@ class Guard(Expr):
         return self.inner.targets()
 
     def write(self, writer: Writer) -> None:
-        """`label(inner)`."""
-        writer.add(f"{self.label}(")
+        """`label(inner)`, or just the label around anything."""
+        writer.add(self.label)
         if not isinstance(self.inner, Anything):
+            writer.add("(")
             writer.expression(self.inner)
-        writer.add(")")
+            writer.add(")")
 
 
 class Through(Expr):
@@ -163,7 +164,7 @@ def maybe(wrap: Callable[[Any], Expr], inner: Any, tag: str | None = None) -> Ex
     `maybe(lambda x: aten.dropout(x, ..., False), aten.softmax(scores, -1))`
     """
     inner = as_expr(inner)
-    return Optional({True: wrap(inner), False: inner}, tag)
+    return Maybe({True: wrap(inner), False: inner}, tag)
 
 
 def number(what: Any = None, tolerance: float = 1e-6) -> Expr:

@@ -12,12 +12,12 @@ from graphwright.ir.errors import PatternError
 from graphwright.ir.node import OpOverload, OpPacket
 from graphwright.ir.ops import nearest_ops
 from graphwright.passes.patterns.calls import Binding, Call
-from graphwright.passes.patterns.expressions import Anything, Expr, ListOf, Literal, as_expr
+from graphwright.passes.patterns.expressions import Expr, ListOf, Literal, as_expr
 
 ALIASES: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "softmax": (("_softmax", {"half_to_float": False}),),
-    "log_softmax": (("_log_softmax", {"half_to_float": False}),),
-    "reshape": (("view", {}), ("_unsafe_view", {})),
+    "aten::softmax": (("_softmax", {"half_to_float": False}),),
+    "aten::log_softmax": (("_log_softmax", {"half_to_float": False}),),
+    "aten::reshape": (("view", {}), ("_unsafe_view", {})),
 }
 """Ops of aten that an op without overload stands for too, with the arguments that make them equal."""
 
@@ -69,13 +69,12 @@ class OpProxy:
         return OpProxy(self._packet, [getattr(self._packet, overload)], f"{self._op}.{overload}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Call:
+        """The call as an expression, bound to every overload that takes these arguments."""
         given = [as_expr(value) for value in args]
         named = {name: as_expr(value) for name, value in kwargs.items()}
-        written = (*(("", expr) for expr in given), *named.items())
-        overloads = self._overloads or [getattr(self._packet, name) for name in self._packet.overloads()]
         bindings: dict[Any, Binding] = {}
         problems: list[str] = []
-        for overload in overloads:
+        for overload in self._overloads or [getattr(self._packet, name) for name in self._packet.overloads()]:
             bound = bind(overload, given, named)
             if isinstance(bound, str):
                 problems.append(f"{overload._schema}: {bound}")
@@ -83,14 +82,14 @@ class OpProxy:
                 bindings[overload] = Binding.of(bound)
         if not bindings:
             raise PatternError(f"{self._packet} cannot be called like this in a pattern", why="; ".join(problems))
-        if self._overloads is None and self._packet._qualified_op_name.startswith("aten::"):
-            bindings |= _aliases(self._op, given, named)
-        return Call(self._op, written, bindings)
+        if self._overloads is None:
+            bindings |= _aliases(self._packet, given, named)
+        return Call(self._op, (*(("", expr) for expr in given), *named.items()), bindings)
 
 
-def _aliases(op: str, args: Sequence[Expr], kwargs: Mapping[str, Expr]) -> dict[Any, Binding]:
+def _aliases(packet: OpPacket, args: Sequence[Expr], kwargs: Mapping[str, Expr]) -> dict[Any, Binding]:
     bindings: dict[Any, Binding] = {}
-    for alias, fixed in ALIASES.get(op, ()):
+    for alias, fixed in ALIASES.get(packet._qualified_op_name, ()):
         overload = getattr(torch.ops.aten, alias).default
         bound = bind(overload, args, {**kwargs, **{name: Literal(value) for name, value in fixed.items()}})
         if not isinstance(bound, str):
@@ -166,6 +165,3 @@ def call_operator(op: str, *args: Any) -> Expr:
 
         return any_of(aten.rsub(*args), aten.sub(*reversed(args)))
     return getattr(aten, op)(*args)
-
-
-__all__ = ["ALIASES", "Anything", "Ops", "OpNamespace", "OpProxy", "aten", "bind", "call", "call_operator", "ops"]
