@@ -1,0 +1,1 @@
+"""Sizes the project promises, each measured as a ratio inside one run."""

@@ -1,0 +1,55 @@
+"""The typer application that joins the commands; one file holds one command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from graphwright.cli.capture import capture
+from graphwright.cli.diff import diff
+from graphwright.cli.explain import explain
+from graphwright.cli.export import export
+from graphwright.cli.optimize import optimize
+from graphwright.cli.passes import passes
+from graphwright.cli.targets import targets
+from graphwright.cli.verify import verify
+
+app = typer.Typer(
+    help="Capture transformer models once, rewrite them with verified passes, and lower them to every target.",
+    epilog="Exit status: 0 fine, 1 mismatch or failure, 2 usage.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXAMPLES = {
+    capture: "graphwright capture ./minilm -o out/minilm",
+    optimize: "graphwright optimize ./minilm --pipeline 'canonicalize,fuse-attention{expect=all}' -o out/fused",
+    export: "graphwright export ./minilm --target onnx{opset=23} -o out/onnx",
+    diff: "graphwright diff ./minilm --pipeline fuse-attention",
+    explain: "graphwright explain transformers:BertModel fuse-attention",
+    verify: "graphwright verify ./minilm out/onnx",
+    passes: "graphwright passes fuse-attention --json",
+    targets: "graphwright targets --json",
+}
+
+for _command, _example in EXAMPLES.items():
+    app.command(epilog=f"Example:  {_example}")(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphwright {version('graphwright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,129 @@
+"""What a MODEL on the command line names: a folder, a `.pt2` file, or a class."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from graphwright.cli.console import step
+from graphwright.cli.inputs import parse_inputs
+from graphwright.ir.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from graphwright.ir.program import Program
+
+HELP = "A folder (saved program, or transformers model), a .pt2 file, or package:module.Class."
+
+
+def load_model(text: str) -> Module | Program | Path:
+    """The model that `text` names; a `.pt2` file stays a path, which `capture` reads.
+
+    Raises:
+        typer.BadParameter: There is no such file, package or class.
+        FileFormatError: A file or folder is there but is not a model.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() and path.suffix == ".pt2":
+        return path
+    if ":" in text and not path.exists():
+        return _from_class(text)
+    raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 file, nor package:module.Class")
+
+
+def load_program(
+    text: str, inputs: Sequence[str] | None = None, task: str | None = None, static: bool = False
+) -> Program:
+    """Capture the model that `text` names, or load it where it is a saved program.
+
+    Args:
+        text: MODEL of the command line.
+        inputs: Example inputs as `name=dtype[sizes]`.
+        task: What to capture a transformers model for, such as `text-generation`.
+        static: Fix all sizes to those of the example inputs.
+    """
+    import graphwright
+    from graphwright.ir.program import Program
+
+    with step(f"loading {text}"):
+        model = load_model(text)
+    if isinstance(model, Program):
+        return model
+    with step("capturing"):
+        return graphwright.capture(
+            model, parse_inputs(inputs or ()) or None, dynamic=None if static else "auto", task=task
+        )
+
+
+def _from_folder(folder: Path) -> Module | Program:
+    if (folder / "program.json").exists():
+        from graphwright.ir.program import Program
+
+        return Program.load(folder)
+    if (folder / "config.json").exists():
+        return _pretrained(folder)
+    raise FileFormatError(
+        "this folder holds no model",
+        at=str(folder),
+        why="there is neither program.json (a saved program) nor config.json (a transformers model) in it",
+    )
+
+
+def _pretrained(folder: Path) -> Module:
+    """A transformers model with the class its config names; nothing is fetched from anywhere."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    try:
+        names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
+        return getattr(transformers, names[0]).from_pretrained(folder, local_files_only=True).eval()
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise FileFormatError(
+            "transformers cannot load the model of this folder", at=str(folder), why=str(error).strip()
+        ) from error
+
+
+def _from_class(text: str) -> Module:
+    from torch.nn import Module
+
+    item = _find(text)
+    model = item if isinstance(item, Module) else _instance(item, text)
+    if not isinstance(model, Module):
+        raise typer.BadParameter(f"'{text}' gave a {type(model).__name__}, not a torch.nn.Module")
+    return model.eval()
+
+
+def _find(text: str) -> Any:
+    """The object at `package:module.Class`; modules of the current folder are found as `python -m` finds them."""
+    name, _, path = text.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        item: Any = importlib.import_module(name)
+        for part in path.split("."):
+            name = f"{name}.{part}"
+            item = getattr(item, part) if hasattr(item, part) else importlib.import_module(name)
+    except ImportError as error:
+        raise typer.BadParameter(f"'{text}' cannot be imported: {error}") from error
+    return item
+
+
+def _instance(item: Any, text: str) -> Any:
+    """Call a class or factory; a transformers class gets its default config, with random weights."""
+    config = getattr(item, "config_class", None)
+    try:
+        return item(config()) if config is not None else item()
+    except TypeError as error:
+        raise typer.BadParameter(
+            f"'{text}' cannot be made without arguments ({error}); name a function that returns the model"
+        ) from error
