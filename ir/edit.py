@@ -14,6 +14,7 @@ from graphwright.ir.infer import fake_of, infer, type_difference
 from graphwright.ir.node import op_name, value_of, where
 from graphwright.ir.overload import Namespace
 from graphwright.ir.provenance import provenance
+from graphwright.ir.record import NodeRecord, node_record
 
 if TYPE_CHECKING:
     from graphwright.ir.rewriter import Rewriter
@@ -35,6 +36,7 @@ class Edit:
         self.created: list[Node] = []
         self.doomed: dict[Node, None] = {}
         self.replaced: list[tuple[str, str]] = []
+        self.edited: dict[Node, NodeRecord] = {}
         self.path = self.source = ""
         self._before: Node | None = self.anchor
         self._undo: list[tuple[Node, tuple[Any, ...], dict[str, Any]]] = []
@@ -141,6 +143,7 @@ class Edit:
 
     def set_arguments(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """Give an existing node other arguments; its type must not change."""
+        self.edited.setdefault(node, node_record(node, self.rewriter.names))
         self._undo.append((node, node.args, node.kwargs))
         node.args = plain(args)
         if kwargs is not None:

@@ -2,7 +2,7 @@
 
 | name | what holds |
 |---|---|
-| `functional` | no op writes to its arguments |
+| `functional` | no op writes to its arguments, except to inputs and state, where the caller can see it |
 | `inference` | nothing behaves as in training: no active dropout, no batch statistics |
 | `canonical` | `functional`, and of several spellings of one computation only the canonical one is left |
 """
@@ -16,6 +16,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.node import OpOverload, bound, is_call
+from graphwright.ir.views import view_root
 
 aten = torch.ops.aten
 
@@ -31,8 +32,17 @@ def is_mutating(node: Node) -> bool:
     return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
+def written_root(node: Node) -> Node | None:
+    """The input or state that an in-place op writes to, possibly through views; None for any other op."""
+    if not is_mutating(node) or not node.args or not isinstance(node.args[0], Node):
+        return None
+    root = view_root(node.args[0])
+    return root if root.op in ("placeholder", "get_attr") else None
+
+
 def _functional(node: Node) -> str | None:
-    return f"{node.target} writes to its argument" if is_mutating(node) else None
+    hidden_write = is_mutating(node) and written_root(node) is None
+    return f"{node.target} writes to its argument" if hidden_write else None
 
 
 def _inference(node: Node) -> str | None:

@@ -1,4 +1,4 @@
-"""Where new nodes come from: torch's own `from_node`, `nn_module_stack` and `stack_trace`, derived from the old nodes."""
+"""Where new nodes come from: torch's own `from_node`, `nn_module_stack` and `stack_trace`, from the old nodes."""
 
 from __future__ import annotations
 

@@ -69,14 +69,15 @@ class Rewriter:
 
     def _commit(self, edit: Edit) -> None:
         removed = self._remove_dead(edit)
-        added = [node_record(node, self.names) for node in edit.created if node not in removed]
+        edited = {node: before for node, before in edit.edited.items() if node not in removed}
+        added = [node_record(node, self.names) for node in (*edit.created, *edited) if node not in removed]
         last = edit.anchor
         record = Rewrite(
             pass_name=self.pass_name,
             rule=edit.rule,
             site=edit.path or (module_path(last) if last is not None else ""),
             source=edit.source or (source_line(last) if last is not None else ""),
-            removed=tuple(record for node, record in removed.items() if node not in edit.created_set),
+            removed=(*(r for node, r in removed.items() if node not in edit.created_set), *edited.values()),
             added=tuple(added),
             replaced=tuple((old, new) for old, new in edit.replaced),
         )

@@ -12,7 +12,7 @@ and should explain its misses is a `graphwright.passes.patterns.Rule`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch.fx import Node
@@ -53,11 +53,16 @@ def merge_tables(tables: Iterable[RuleTable]) -> RuleTable:
     return merged
 
 
-def sweep(table: RuleTable, program: Program, rewriter: Rewriter, *, rounds: int = 10) -> int:
-    """Apply the rules of `table` in graph order until nothing changes; returns the number of rewrites."""
+def sweep(
+    table: RuleTable, program: Program, rewriter: Rewriter, *, rounds: int = 10, skip: Collection[Node] = ()
+) -> int:
+    """Apply the rules of `table` in graph order until nothing changes; returns the number of rewrites.
+
+    Nodes in `skip` are left alone.
+    """
     total = 0
     for _ in range(rounds):
-        changed = sum(_apply_first(table, node, rewriter) for node in list(program.graph.nodes))
+        changed = sum(_apply_first(table, node, rewriter) for node in list(program.graph.nodes) if node not in skip)
         total += changed
         if not changed:
             break

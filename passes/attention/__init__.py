@@ -1,1 +1,1 @@
-""""""
+"""Attention: recognised by proving what the region between two matrix products computes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any
 
 import torch
@@ -30,12 +30,15 @@ def remove_dead(program: Program, rewriter: Rewriter) -> int:
     return len(doomed)
 
 
-def merge_duplicates(program: Program, rewriter: Rewriter) -> int:
-    """Replace a call by an earlier one of the same op on the same values (common subexpressions)."""
+def merge_duplicates(program: Program, rewriter: Rewriter, *, skip: Collection[Node] = ()) -> int:
+    """Replace a call by an earlier one of the same op on the same values (common subexpressions).
+
+    Nodes in `skip` are left alone.
+    """
     first: dict[Hashable, Node] = {}
     merged = 0
     for node in list(program.graph.nodes):
-        key = _key(node)
+        key = None if node in skip else _key(node)
         if key is None:
             continue
         earlier = first.setdefault(key, node)

@@ -1,4 +1,4 @@
-"""In-place ops become functional ones: `y = x.add_(1)` is `y = x + 1`, with later readers of x and its views moved to y.
+"""In-place ops become functional: `y = x.add_(1)` is `y = x + 1`, and later readers of x and its views read y.
 
 A write to a view is scattered back into the tensor it looks into. Writes to inputs and buffers stay: they are effects
 that the caller can see.
@@ -14,12 +14,14 @@ from torch.fx import Node
 
 from graphwright.ir.edit import Edit
 from graphwright.ir.errors import PassError
+from graphwright.ir.infer import same_shape
 from graphwright.ir.invariants import is_mutating
 from graphwright.ir.node import is_call, op_name, shape_of, value_of, where
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
+from graphwright.ir.views import view_root, view_source, views_of
 from graphwright.passes.base import Pass
-from graphwright.passes.canonicalize.views import is_view, scatter_back, view_source
+from graphwright.passes.canonicalize.scatter import scatter_back
 
 aten = torch.ops.aten
 
@@ -58,9 +60,9 @@ def _rewrite(node: Node, edit: Edit) -> str | None:
     target: Any = node.args[0] if node.args else None
     if not isinstance(target, Node) or not isinstance(value_of(target), torch.Tensor):
         return f"{op_name(node)} does not write to its first argument"
-    root, reason = _root(target)
-    if reason:
-        return reason
+    root = view_root(target)
+    if root.op in ("placeholder", "get_attr"):
+        return f"it writes to '{root.target}', which the caller can see"
     new = _functional_call(node, target, edit)
     if new is None:
         return f"{op_name(node)} has no functional form"
@@ -71,16 +73,6 @@ def _rewrite(node: Node, edit: Edit) -> str | None:
     edit.replace(node, new)
     edit.erase(node)
     return None
-
-
-def _root(target: Node) -> tuple[Node, str | None]:
-    """The tensor that `target` is a view of, and why it may not be replaced."""
-    root = target
-    while is_view(root):
-        root = view_source(root)
-    if root.op in ("placeholder", "get_attr"):
-        return root, f"it writes to '{root.target}', which the caller can see"
-    return root, None
 
 
 def _functional_call(node: Node, target: Node, edit: Edit) -> Node | None:
@@ -105,8 +97,6 @@ def _functional_call(node: Node, target: Node, edit: Edit) -> Node | None:
 
 
 def _equal_shape(a: Node, b: Node) -> bool:
-    from graphwright.ir.infer import same_shape
-
     return same_shape(shape_of(a) or (), shape_of(b) or ())
 
 
@@ -118,7 +108,7 @@ def _sizes(node: Node, edit: Edit) -> list[Any]:
 
 def _move_readers(node: Node, target: Node, root: Node, new: Node, new_root: Node, edit: Edit) -> None:
     """Later readers of the written tensor, and of every view of it, read the new value."""
-    for alias in _aliases(root):
+    for alias in views_of(root):
         if alias is node or alias in edit.created_set or not any(node < user for user in alias.users):
             continue
         if alias is root:
@@ -128,17 +118,6 @@ def _move_readers(node: Node, target: Node, root: Node, new: Node, new_root: Nod
         else:
             replacement = _replay(alias, root, new_root, edit)
         edit.replace(alias, replacement, users=lambda user: node < user)
-
-
-def _aliases(root: Node) -> list[Node]:
-    """`root` and all views of it, in graph order."""
-    found, stack = {root}, [root]
-    while stack:
-        for user in stack.pop().users:
-            if user not in found and is_view(user) and view_source(user) in found:
-                found.add(user)
-                stack.append(user)
-    return sorted(found)
 
 
 def _replay(alias: Node, root: Node, new_root: Node, edit: Edit) -> Node:

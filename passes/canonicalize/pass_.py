@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from torch.fx import Node
+
+from graphwright.ir.invariants import written_root
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
+from graphwright.ir.views import views_of
 from graphwright.passes.base import Pass
 from graphwright.passes.canonicalize import casts, noise, shapes
 from graphwright.passes.canonicalize.cleanup import merge_duplicates, remove_dead
@@ -39,20 +43,25 @@ class Canonicalize(Pass):
     fold_limit: int = 1 << 20
 
     def apply(self, program: Program, rewriter: Rewriter) -> None:
-        """Run the steps in order; a program with effects on its inputs is cleaned, but not called canonical."""
+        """Run the steps in order."""
         inline_regions(program, rewriter)
         remove_dead(program, rewriter)
-        blocked = functionalize(program, rewriter)
-        if not blocked:
-            self._simplify(program, rewriter)
-        remove_dead(program, rewriter)
-
-    def _simplify(self, program: Program, rewriter: Rewriter) -> None:
-        table = rule_table()
+        functionalize(program, rewriter)
+        pinned = _written(program)
         for _ in range(4):
-            sweep(table, program, rewriter)
+            sweep(rule_table(), program, rewriter, skip=pinned)
             fold_constants(program, rewriter, limit=self.fold_limit)
-            merged = merge_duplicates(program, rewriter)
+            merged = merge_duplicates(program, rewriter, skip=pinned)
             remove_dead(program, rewriter)
             if not merged:
                 break
+
+
+def _written(program: Program) -> set[Node]:
+    """Inputs and state that the program writes to, and all views of them: order matters for those who read them."""
+    roots = {root for node in program.graph.nodes if (root := written_root(node)) is not None}
+    pinned: set[Node] = set()
+    for root in roots:
+        for view in views_of(root):
+            pinned |= {view, *view.users}
+    return pinned

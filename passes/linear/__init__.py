@@ -1,1 +1,1 @@
-""""""
+"""Linear layers: merged and split again."""

@@ -1,4 +1,4 @@
-"""Views: which ops look into another tensor, and how to write a view back into it."""
+"""Writing a view back into the tensor it looks into."""
 
 from __future__ import annotations
 
@@ -8,34 +8,10 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.edit import Edit
-from graphwright.ir.node import bound, is_call, shape_of, value_of
+from graphwright.ir.node import bound, is_call, shape_of
+from graphwright.ir.views import view_source
 
 aten = torch.ops.aten
-
-_VIEWS = (
-    aten.view.default, aten.slice.Tensor, aten.select.int, aten.transpose.int, aten.t.default, aten.permute.default,
-    aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default,
-    aten.alias.default, aten.detach.default, aten.diagonal.default, aten.view_as.default, aten.lift_fresh_copy.default,
-)  # fmt: skip
-_MAYBE_VIEWS = (aten.reshape.default, aten.contiguous.default, aten.to.dtype, aten.to.device, aten.to.dtype_layout)
-
-
-def is_view(node: Node) -> bool:
-    """Whether a call returns a view of its first argument."""
-    if node.op != "call_function":
-        return False
-    if node.target in _MAYBE_VIEWS:
-        source, value = value_of(node.args[0]), value_of(node)  # type: ignore[arg-type]
-        same_type = source.dtype == value.dtype and source.device == value.device
-        return same_type and source.is_contiguous()
-    return node.target in _VIEWS and node.target is not aten.lift_fresh_copy.default
-
-
-def view_source(node: Node) -> Node:
-    """The tensor that a view looks into."""
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return source
 
 
 def scatter_back(view: Node, root: Node, new: Node, edit: Edit) -> Node | None:

@@ -1,0 +1,113 @@
+"""The scale and the bias of an attention, built from its steps: `scores = scale * (q @ k^T) + bias`.
+
+Steps are composed from the product outwards, so the bias ends at the level of the softmax. A fill overrides what was
+added before it. A finite fill becomes the most negative finite number, which gives the same softmax (uniform over a
+fully masked row, 0 elsewhere) and absorbs the score that it is added to; -inf stays -inf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.edit import Edit
+from graphwright.ir.node import shape_of, value_of
+from graphwright.ir.sizes import size_node
+from graphwright.passes.attention.region import NotAttention, Scores, Step
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Bias:
+    """Result of composing the steps: `scale * ((query * query_factor) @ k^T) + node`."""
+
+    scale: float = 1.0
+    node: Node | None = None
+    query_factor: Node | None = None
+
+
+def build_bias(scores: Scores, edit: Edit) -> Bias:
+    """Compose the steps of `scores` into nodes made by `edit`.
+
+    Raises:
+        NotAttention: A step cannot be expressed as a bias.
+    """
+    bias = Bias()
+    for step in reversed(scores.steps):
+        _COMPOSE[step.kind](bias, step, edit)
+    return bias
+
+
+def _scale(bias: Bias, step: Step, edit: Edit) -> None:
+    bias.scale *= step.number
+    if bias.node is not None and step.number != 1:
+        bias.node = edit.aten.mul(bias.node, step.number)
+
+
+def _scale_tensor(bias: Bias, step: Step, edit: Edit) -> None:
+    factor = bias.query_factor
+    bias.query_factor = step.tensor if factor is None else edit.aten.mul(factor, step.tensor)
+    if bias.node is not None:
+        bias.node = edit.aten.mul(bias.node, step.tensor)
+
+
+def _add(bias: Bias, step: Step, edit: Edit) -> None:
+    if value_of(step.tensor).dtype == torch.bool:
+        raise NotAttention("a boolean tensor is added to the scores", step.node, "mask")
+    term = step.tensor if step.number == 1 else edit.aten.mul(step.tensor, step.number)
+    bias.node = term if bias.node is None else edit.aten.add(bias.node, term)
+
+
+def _fill(bias: Bias, step: Step, edit: Edit) -> None:
+    value = value_of(step.node)
+    fill = -math.inf if math.isinf(step.number) else float(torch.finfo(value.dtype).min)
+    if bias.node is None:
+        rest = edit.call(aten.scalar_tensor.default, 0.0, dtype=value.dtype, device=value.device)
+    elif value_of(bias.node).dtype != value.dtype:
+        rest = edit.call(aten.to.dtype, bias.node, value.dtype)
+    else:
+        rest = bias.node
+    if step.inverted:
+        bias.node = edit.call(aten.where.ScalarOther, step.tensor, rest, fill)
+    else:
+        bias.node = edit.call(aten.where.ScalarSelf, step.tensor, fill, rest)
+
+
+def _same(bias: Bias, step: Step, edit: Edit) -> None:
+    """The step keeps the value."""
+
+
+def _reshape(bias: Bias, step: Step, edit: Edit) -> None:
+    """Carry what was built so far outwards through a reshape of the leading dims."""
+    factor = bias.query_factor
+    if factor is not None and math.prod(s if isinstance(s, int) else 2 for s in shape_of(factor) or ()) != 1:
+        raise NotAttention("the scores are reshaped after they were multiplied with a tensor", step.node, "scale")
+    if bias.node is None:
+        return
+    source = step.node.args[0]
+    assert isinstance(source, Node)
+    shape = shape_of(bias.node) or ()
+    leading = shape[:-2]
+    if all(isinstance(size, int) and size == 1 for size in leading):
+        for _ in leading:
+            bias.node = edit.call(aten.squeeze.dim, bias.node, 0)
+        return
+    rows = [size_node(size, edit) for size in shape[-2:]]
+    inner = [size_node(size, edit) for size in (shape_of(source) or ())[:-2]]
+    outer = [size_node(size, edit) for size in (shape_of(step.node) or ())[:-2]]
+    bias.node = edit.aten.reshape(edit.aten.expand(bias.node, [*inner, *rows]), [*outer, *rows])
+
+
+_COMPOSE: dict[str, Callable[[Bias, Step, Edit], None]] = {
+    "scale": _scale,
+    "scale_tensor": _scale_tensor,
+    "add": _add,
+    "fill": _fill,
+    "same": _same,
+    "reshape": _reshape,
+}

@@ -1,0 +1,75 @@
+"""From the softmax forwards: what happens to the probabilities until they meet the values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import bound, is_call, op_name, shape_of, value_of, where
+from graphwright.passes.attention.region import NotAttention
+
+aten = torch.ops.aten
+PRODUCTS = (aten.matmul, aten.bmm)
+
+
+def only_user(node: Node, part: str) -> Node:
+    """The single user of an inner value.
+
+    Raises:
+        NotAttention: It has several users, or none.
+    """
+    users = list(node.users)
+    if len(users) == 1:
+        return users[0]
+    if not users:
+        raise NotAttention("its result is not used", node, part)
+    outside = next((user for user in users if user.op == "output"), users[-1])
+    what = "the program returns it" if outside.op == "output" else f"{where(outside)} uses it too"
+    raise NotAttention(f"%{node.name} has {len(users)} users: {what}", node, part)
+
+
+def follow(softmax: Node) -> tuple[Node, Node, float, list[Node]]:
+    """Follow the probabilities to their product with the values.
+
+    Returns:
+        The product, the values, the probability of dropout, and the nodes in between.
+
+    Raises:
+        NotAttention: Something else happens to the probabilities.
+    """
+    between: list[Node] = []
+    dropout, current = 0.0, softmax
+    while True:
+        user = only_user(current, "values")
+        if is_call(user, *PRODUCTS) and user.args[0] is current:
+            return user, _node(user.args[1]), dropout, between
+        dropout = max(dropout, _step(user, current))
+        between.append(user)
+        current = user
+
+
+def _node(value: Any) -> Node:
+    assert isinstance(value, Node)
+    return value
+
+
+def _step(user: Node, current: Node) -> float:
+    """Check that an op between softmax and values keeps the probabilities; returns the dropout it applies."""
+    if is_call(user, aten.dropout):
+        arguments = bound(user)
+        return float(arguments["p"]) if arguments["train"] else 0.0
+    if is_call(user, aten.to.dtype) and value_of(user).dtype.is_floating_point:
+        return 0.0
+    if is_call(user, aten.reshape) and keeps_last_dims(user, current):
+        return 0.0
+    if user.op == "output":
+        raise NotAttention("the probabilities are a result of the program, not multiplied with values", user, "values")
+    raise NotAttention(f"{op_name(user)} is applied to the probabilities before they meet the values", user, "values")
+
+
+def keeps_last_dims(reshape: Node, source: Node) -> bool:
+    """Whether a reshape touches only the leading dims, not queries and keys."""
+    old, new = shape_of(source) or (), shape_of(reshape) or ()
+    return len(old) >= 2 and len(new) >= 2 and str(old[-2:]) == str(new[-2:])

@@ -1,0 +1,77 @@
+"""What an attention region is made of: the data that the analysis hands to the rewrite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Node
+
+PATTERN = "softmax(scale * (q @ k^T) + mask, dim=-1) @ v"
+_PARTS = {"scores": "q @ k^T", "scale": "scale", "mask": "mask", "softmax": "softmax", "dim": "dim=-1", "values": "@ v"}
+
+
+def span(part: str) -> tuple[int, int]:
+    """Where a part of the computation stands in `PATTERN`."""
+    start = PATTERN.index(_PARTS[part])
+    return start, start + len(_PARTS[part])
+
+
+class NotAttention(Exception):
+    """Why a region is not (expressible) attention; turned into a Miss.
+
+    Args:
+        reason: One sentence.
+        culprit: The node to blame.
+        part: Which part of `PATTERN` it concerns.
+    """
+
+    def __init__(self, reason: str, culprit: Node, part: str = "scores") -> None:
+        super().__init__(reason)
+        self.reason, self.culprit, self.part = reason, culprit, part
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op between the score product and the softmax.
+
+    Args:
+        kind: `scale` (times a number), `scale_tensor` (times a tensor), `add` (plus sign * tensor),
+            `fill` (a number where a mask holds), `reshape`, or `same` (keeps the value: casts, shifts).
+        node: The op's node.
+        number: The factor, the sign, or the fill value.
+        tensor: The other tensor: factor, addend or mask.
+        inverted: For `fill`: the mask says where scores are kept.
+    """
+
+    kind: str
+    node: Node
+    number: float = 1.0
+    tensor: Any = None
+    inverted: bool = False
+
+
+@dataclass
+class Scores:
+    """The region from the score product to the softmax; `steps` run from the softmax inwards."""
+
+    query: Node
+    key_transposed: Node
+    product: Node
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass
+class Attention:
+    """One recognised attention: `softmax(scores) @ value`."""
+
+    softmax: Node
+    scores: Scores
+    value: Node
+    output: Node
+    dropout: float
+    after: list[Node]
+
+    def nodes(self) -> list[Node]:
+        """All nodes of the region, unordered."""
+        return [self.scores.product, *(step.node for step in self.scores.steps), self.softmax, *self.after, self.output]
