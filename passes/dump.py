@@ -1,0 +1,78 @@
+"""DumpDir: writes what a pipeline did into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphwright.ir.format import format_diff
+from graphwright.ir.program import Program
+from graphwright.passes.instrument import Instrument
+from graphwright.passes.report import report_html
+
+if TYPE_CHECKING:
+    from graphwright.passes.base import Pass
+    from graphwright.passes.result import Result
+    from graphwright.passes.trace import PassRecord
+
+_LARGEST_REPRODUCER = 2 * 1024**3
+
+
+class DumpDir(Instrument):
+    """Writes into `path`: a numbered `NN-pass.diff` per pass, `summary.txt`, `trace.json`, and `index.html`.
+
+    When a pass fails, the program it was given and the error go to `failed-<pass>/`.
+
+    Args:
+        path: The folder, made if absent; files of an earlier run are replaced.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._count = 0
+
+    def start(self, program: Program) -> None:
+        """Make the folder and remove the diffs of an earlier run."""
+        self._count = 0
+        self.path.mkdir(parents=True, exist_ok=True)
+        for old in self.path.glob("[0-9][0-9]-*.diff"):
+            old.unlink()
+
+    def after_pass(self, pass_: Pass, program: Program, record: PassRecord) -> None:
+        """Write the diff of the pass."""
+        self._count += 1
+        text = format_diff(record.diff, "full") + "".join(f"# miss: {line}\n" for line in record.miss_lines())
+        write_text(self.path / f"{self._count:02d}-{_file_name(record.name)}.diff", text)
+
+    def on_failure(self, pass_: Pass, program: Program, error: Exception) -> None:
+        """Write the program that the pass was given, unless its weights are over 2 GiB, and the error."""
+        folder = self.path / f"failed-{_file_name(str(pass_))}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "error.txt", f"pass: {pass_}\n{type(error).__name__}: {error}\n")
+        if program.state_bytes() <= _LARGEST_REPRODUCER:
+            program.save(folder / "program")
+
+    def finish(self, result: Result) -> None:
+        """Write the trace, the summary and the page."""
+        trace = result.trace
+        write_text(self.path / "trace.json", json.dumps(trace.to_json()))
+        write_text(self.path / "index.html", report_html(result.program.name, trace))
+        if trace.records:
+            write_text(self.path / "summary.txt", format_diff(trace.diff(), "summary"))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file all at once: a reader sees the old contents or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
