@@ -80,6 +80,10 @@ class Call(Expr):
         """The arguments as written."""
         return tuple(expr for _, expr in self.written)
 
+    def heads(self) -> tuple[str, ...]:
+        """The op as the pattern spells it."""
+        return (self.name,)
+
     def targets(self) -> tuple[Any, ...]:
         """The call targets."""
         return tuple(self.bindings)

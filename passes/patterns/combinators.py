@@ -33,7 +33,7 @@ class AnyOf(Expr):
         """Try each alternative that a first look does not rule out."""
         possible = [(name, expr) for name, expr in self.alternatives.items() if expr.accepts(value)]
         if not possible:
-            search.fail(self, lambda: f"expected {search.text(self)}, found {describe(value)}", value, owner)
+            search.fail(self, lambda: f"expected {either(self)}, found {describe(value)}", value, owner)
         for name, expr in possible:
             if self.tag:
                 search.bind(("tag", self.tag), name)
@@ -132,7 +132,7 @@ class Through(Expr):
             skipped.append(value)
             owner, value = value, value.args[0] if value.args else None
         if not self.inner.accepts(value):
-            search.fail(self, lambda: f"expected {search.text(self.inner)}, found {describe(value)}", value, owner)
+            search.fail(self, lambda: f"expected {either(self)}, found {describe(value)}", value, owner)
 
     def children(self) -> tuple[Expr, ...]:
         """The inner expression."""
@@ -143,6 +143,12 @@ class Through(Expr):
         writer.add(f"{self.label}(")
         writer.expression(self.inner)
         writer.add(")")
+
+
+def either(expr: Expr) -> str:
+    """What an expression can start with: `dropout, to.dtype or softmax`."""
+    *most, last = expr.heads() or ("another value",)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def any_of(*alternatives: Any, tag: str | None = None, **named: Any) -> Expr:
@@ -219,7 +225,10 @@ def tensor(what: Any = None, *, rank: int | None = None, dtype: torch.dtype | No
 
 
 def where(what: Any, test: Callable[[Any], bool], reason: str) -> Expr:
-    """`what` where `test(node or literal)` holds; `reason` says what failed otherwise."""
+    """`what` where `test(node or literal)` holds; `reason` says what failed otherwise.
+
+    `number(where(n, lambda value: value > 0, "must be positive"))` tests numbers only.
+    """
 
     def view(value: Any, search: Search) -> Any:
         if not test(value):

@@ -52,6 +52,10 @@ class Expr:
         """Direct sub-expressions."""
         return ()
 
+    def heads(self) -> tuple[str, ...]:
+        """Short names of what a matching value can be, for messages: `softmax`, `dropout`."""
+        return tuple(dict.fromkeys(head for child in self.children() for head in child.heads()))
+
     def targets(self) -> tuple[Any, ...] | None:
         """Call targets that a matching node can have, None where any value might match."""
         return None

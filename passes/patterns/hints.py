@@ -15,14 +15,14 @@ _COPIES = (_aten.contiguous, _aten.clone, _aten.alias, _aten.detach, _aten.lift_
 _CASTS = (_aten.to, _aten._to_copy, _aten.type_as, _aten.expand, _aten.view, _aten.reshape, _aten.slice)
 
 
-def hint_for(culprit: Node | None, expected: tuple[Any, ...]) -> str | None:
+def hint_for(culprit: Node, expected: tuple[Any, ...]) -> str | None:
     """A remedy for a miss, None if none is known.
 
     Args:
         culprit: The node to blame.
-        expected: Call targets that the pattern would have taken there.
+        expected: Call targets that the pattern would have taken there; none if it failed for another reason.
     """
-    if culprit is None or culprit.op != "call_function":
+    if not expected or culprit.op != "call_function":
         return None
     name = op_name(culprit)
     if is_no_op(culprit):

@@ -49,7 +49,8 @@ class Search:
         self._matched: list[Node] = []
         self._skipped: list[Node] = []
         self._steps = 0
-        self._best = -1
+        self._complete = False
+        self._best = (-1, False)
         self._failure: tuple[Expr, str, Node] = (self.pattern.outputs[0], "", root)
         self._match: Match | None = None
 
@@ -106,7 +107,7 @@ class Search:
             owner: The node with the value among its arguments.
             found: Matched nodes to count besides those claimed.
         """
-        score = len(self._matched) + found
+        score = (len(self._matched) + found, self._complete)
         if score > self._best:
             self._best = score
             blamed = culprit if isinstance(culprit, Node) else owner
@@ -157,14 +158,23 @@ class Search:
     # ---- a whole match -----------------------------------------------------------------------
 
     def _accept(self) -> bool:
-        """Whether a complete set of bindings is a match; if not, the search goes on."""
+        """Whether a complete set of bindings is a match; if not, the search goes on.
+
+        What fails here is a nearer miss than what fails before, with as many nodes matched.
+        """
+        self._complete = True
+        self._match = self._checked_match()
+        self._complete = False
+        return self._match is not None
+
+    def _checked_match(self) -> Match | None:
         outputs = tuple(self.value(id(output)) for output in self.pattern.outputs)
         if not (self.rule.allow_shared or self._inner_nodes_are_private(outputs)):
-            return False
+            return None
         captures = {name: self.value(name) for name in self.pattern.captures}
         if len(outputs) > 1 and not self._inputs_come_first(outputs, captures):
-            return False
-        tags = {key[1]: value for key, value in self._bound.items() if isinstance(key, tuple) and key[0] == "tag"}
+            return None
+        tags = {key[1]: value for key, value in self._bound.items() if isinstance(key, tuple)}
         nodes = tuple(sorted({*self._matched, *self._skipped}))
         match = Match(self.rule.name, outputs, nodes, captures, tags, self.state)
         try:
@@ -172,9 +182,8 @@ class Search:
         except Rejected as rejection:
             reason = rejection.what
             self.fail(self._part(rejection.culprit), lambda: reason, rejection.culprit or self.root)
-            return False
-        self._match = match
-        return True
+            return None
+        return match
 
     def _part(self, culprit: Node | None) -> Expr:
         """The expression that a node was matched by, for the caret; the root if there is none."""
@@ -220,7 +229,7 @@ class Search:
         if self._steps > self.rule.budget:
             reason = f"gave up after {self.rule.budget} steps; nearest: {reason}"
             hint = f"set {self.rule.name}.budget higher, or make the pattern more specific"
-        return Miss(self.rule.name, self.root, reason, culprit, max(self._best, 0), text.text, text.span(expr), hint)
+        return Miss(self.rule.name, self.root, reason, culprit, max(self._best[0], 0), text.text, text.span(expr), hint)
 
 
 def find(rule: Rule | type[Rule], graph: Graph, state: Mapping[str, Any] | None = None) -> list[Match | Miss]:

@@ -42,12 +42,14 @@ def reachable(expr: Expr, search: Search) -> list[Node] | None:
     known = search.value(expr.name if isinstance(expr, Capture) else id(expr))
     if isinstance(known, Node):
         return [known]
-    for child in expr.children():
-        below = reachable(child, search)
-        if below is not None:
-            found = dict.fromkeys(user for node in below for user in node.users) if isinstance(expr, Call) else below
-            return sorted(node for node in found if expr.accepts(node))
-    return None
+    below = [nodes for child in expr.children() if (nodes := reachable(child, search)) is not None]
+    if not below:
+        return None
+    if isinstance(expr, Call):
+        found = {user for node in below[0] for user in node.users}
+    else:
+        found = {node for nodes in below for node in nodes}
+    return sorted(node for node in found if expr.accepts(node))
 
 
 def first_outside_user(outputs: tuple[Node, ...], inside: set[Node]) -> Node | None:

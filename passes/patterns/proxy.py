@@ -116,7 +116,7 @@ def bind(overload: OpOverload, args: Sequence[Expr], kwargs: Mapping[str, Expr])
         if a.name not in given and not a.has_default_value():
             return f"argument '{a.name}' is missing"
         kind = str(a.type)
-        expr = _as_list(given[a.name], kind, a.N) if a.name in given else Literal(a.default_value)
+        expr = _as_list(given[a.name], kind, getattr(a, "N", None)) if a.name in given else Literal(a.default_value)
         if not _fits(expr, kind):
             return f"argument '{a.name}' is a {kind}"
         bound[a.name] = expr

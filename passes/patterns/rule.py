@@ -117,7 +117,8 @@ def _checked(rule: str, names: tuple[str, ...], outputs: tuple[Any, ...]) -> Pat
         raise PatternError(f"rule {rule}: pattern must return an expression or a tuple of them")
     parts = [dict.fromkeys(walk(output)) for output in outputs]
     every = [part for group in parts for part in group]
-    used: dict[str, Expr] = {part.name: part for part in reversed(every) if isinstance(part, Capture)}
+    found: dict[str, Expr] = {part.name: part for part in reversed(every) if isinstance(part, Capture)}
+    used = {name: found[name] for name in dict.fromkeys((*names, *found)) if name in found}
     unused = [name for name in names if name not in used]
     if unused:
         raise PatternError(f"rule {rule}: capture '{unused[0]}' is not used in the pattern")
@@ -134,8 +135,11 @@ def _checked(rule: str, names: tuple[str, ...], outputs: tuple[Any, ...]) -> Pat
     return Pattern(outputs, used, calls, outputs[0].targets() or (), PatternText.of(outputs))
 
 
-def walk(expr: Expr) -> Iterator[Expr]:
-    """The expression and all below it."""
-    yield expr
-    for child in expr.children():
-        yield from walk(child)
+def walk(expr: Expr, seen: set[int] | None = None) -> Iterator[Expr]:
+    """The expression and all below it, each once."""
+    seen = set() if seen is None else seen
+    if id(expr) not in seen:
+        seen.add(id(expr))
+        yield expr
+        for child in expr.children():
+            yield from walk(child, seen)

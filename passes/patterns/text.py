@@ -13,10 +13,12 @@ _WIDTH = 100
 class Writer:
     """Collects the text of an expression and where each part of it starts and ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeated: Iterable[int] = ()) -> None:
         self._parts: list[str] = []
         self._length = 0
+        self._labels = {expr: f"${i}" for i, expr in enumerate(repeated, 1)}
         self.spans: dict[int, tuple[int, int]] = {}
+        self.repeated: dict[int, None] = {}
 
     def add(self, text: str) -> None:
         """Append text."""
@@ -24,7 +26,13 @@ class Writer:
         self._length += len(text)
 
     def expression(self, expr: Expr) -> None:
-        """Append an expression; its first use is the one that a span points at."""
+        """Append an expression; later uses of a shared one are just its label: `add($1=relu(x), exp($1))`."""
+        label = self._labels.get(id(expr), "")
+        if expr.shared and id(expr) in self.spans:
+            self.repeated[id(expr)] = None
+            self.add(label)
+            return
+        self.add(f"{label}=" if label else "")
         start = self._length
         expr.write(self)
         self.spans.setdefault(id(expr), (start, self._length))
@@ -50,8 +58,10 @@ class PatternText:
 
     @staticmethod
     def of(outputs: tuple[Expr, ...]) -> PatternText:
-        """Write a pattern."""
-        writer = Writer()
+        """Write a pattern: once to see what is repeated, and once with labels for that."""
+        draft = Writer()
+        draft.list(outputs)
+        writer = Writer(draft.repeated)
         writer.list(outputs)
         return PatternText(writer.text, writer.spans)
 
