@@ -10,6 +10,9 @@ from graphwright.cli.console import emit_json, show_text
 from graphwright.cli.models import load_program
 from graphwright.cli.options import Inputs, Json, Model, PipelineText, Static, Task
 from graphwright.cli.pipeline import run_pipeline
+from graphwright.cli.summary import diff_facts
+from graphwright.ir.diff import diff as diff_snapshots
+from graphwright.ir.snapshot import Snapshot
 
 
 def diff(
@@ -26,11 +29,9 @@ def diff(
     if other is None:
         found = run_pipeline(program, pipeline).diff
     else:
-        from graphwright.ir.diff import diff_programs
-
-        found = diff_programs(program, load_program(other, inputs, task, static))
+        found = diff_snapshots(*map(Snapshot.of, (program, load_program(other, inputs, task, static))))
     if as_json:
-        emit_json(found.to_json())
+        emit_json(diff_facts(found))
     else:
         show_text(str(found))
     raise typer.Exit(1 if other is not None and found else 0)

@@ -11,6 +11,7 @@ from graphwright.cli.console import emit_json, show_table, show_text, step
 from graphwright.cli.models import load_program
 from graphwright.cli.options import Inputs, Json, Model, OptionalOutput, PipelineText, Static, Task
 from graphwright.cli.pipeline import pass_rows, run_pipeline
+from graphwright.cli.summary import diff_facts
 
 
 def optimize(
@@ -32,7 +33,8 @@ def optimize(
             result.program.save(output)
     rows = pass_rows(result)
     if as_json:
-        emit_json({"passes": rows, "output": str(output) if output else None})
+        facts = {"passes": rows, "diff": diff_facts(result.diff), "output": str(output) if output else None}
+        emit_json(facts)
         return
     show_text(str(result.diff))
     show_table("passes", list(rows[0]) if rows else [], [[str(value) for value in row.values()] for row in rows])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from graphwright.ir.node import op_name
-
 if TYPE_CHECKING:
+    from graphwright.ir.diff import GraphDiff
     from graphwright.ir.program import Dim, Program
 
 
@@ -28,6 +26,15 @@ def dim_text(dim: Dim) -> str:
     return f"{dim.name}: {dim.min} to {dim.max}" if dim.max is not None else f"{dim.name}: {dim.min} or more"
 
 
-def op_counts(program: Program) -> Counter[str]:
-    """How often each op is called."""
-    return Counter(op_name(node) for node in program.graph.nodes if node.op == "call_function")
+def diff_facts(diff: GraphDiff) -> dict[str, Any]:
+    """A diff as JSON-ready data: sizes, ops, the hunks with their sites, and the text."""
+    return {
+        "nodes_before": diff.counts[0],
+        "nodes_after": diff.counts[1],
+        "ops": diff.ops,
+        "hunks": [
+            {"pass": hunk.first.pass_name, "rule": hunk.first.rule, "times": len(hunk.rewrites), "sites": hunk.sites}
+            for hunk in diff.hunks
+        ],
+        "text": str(diff),
+    }
