@@ -17,7 +17,7 @@ from graphwright.ir.snapshot import Snapshot
 
 def diff(
     model: Model,
-    other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="A second model.", show_default=False)] = None,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="A second model.", show_default=False)] = None,
     pipeline: PipelineText = "default",
     inputs: Inputs = None,
     task: Task = None,

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-HELP = "Example input as name=dtype[sizes], such as x=f32[2,16]; once for each input."
+HELP = r"Example input as name=dtype\[sizes], such as x=f32[2,16]; once for each input."
 
 _INPUT = re.compile(r"(?P<name>\w+)=(?P<dtype>\w+)\[(?P<sizes>[\d, ]*)\]")
 _DTYPES = {

@@ -55,14 +55,13 @@ def load_program(
     import graphwright
     from graphwright.ir.program import Program
 
+    example = parse_inputs(inputs or ()) or None
     with step(f"loading {text}"):
         model = load_model(text)
     if isinstance(model, Program):
         return model
     with step("capturing"):
-        return graphwright.capture(
-            model, parse_inputs(inputs or ()) or None, dynamic=None if static else "auto", task=task
-        )
+        return graphwright.capture(model, example, dynamic=None if static else "auto", task=task)
 
 
 def _from_folder(folder: Path) -> Module | Program:

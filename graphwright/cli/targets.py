@@ -8,6 +8,7 @@ from typing import Any
 
 from graphwright.cli.console import emit_json, show_table
 from graphwright.cli.options import Json
+from graphwright.ir.errors import GraphwrightError
 
 
 def targets(as_json: Json = False) -> None:
@@ -23,8 +24,12 @@ def targets(as_json: Json = False) -> None:
 
 
 def _describe(name: str) -> dict[str, Any]:
+    """The listing of a target; one that cannot be imported does not hide the others."""
     from graphwright.lowering.registry import find_target
 
-    cls = find_target(name)
+    try:
+        cls = find_target(name)
+    except GraphwrightError as error:
+        return {"name": name, "options": [], "summary": f"not available: {error.why or error.what}"}
     options = [f"{item.name}={item.default}" for item in dataclasses.fields(cls)]
     return {"name": name, "options": options, "summary": (inspect.getdoc(cls) or "").partition("\n")[0]}

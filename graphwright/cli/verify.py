@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphwright.cli.console import emit_json, show_text, step
+from graphwright.cli.console import step
 from graphwright.cli.models import load_program
 from graphwright.cli.options import Inputs, Json, Model, PipelineText, Static, Task
 from graphwright.cli.pipeline import run_pipeline
@@ -18,7 +18,7 @@ def verify(
     artifact: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[ARTIFACT]", exists=True, file_okay=False, help="Folder of an artifact.", show_default=False
+            metavar="ARTIFACT", exists=True, file_okay=False, help="Folder of an artifact.", show_default=False
         ),
     ] = None,
     pipeline: PipelineText = "default",

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from graphwright.cli import main
 
 

@@ -1,8 +1,9 @@
 import json
 
-import graphwright
 import pytest
 import torch
+
+import graphwright
 
 
 def test_capture_writes_a_program_that_computes_the_same(program_folder, bert_folder):

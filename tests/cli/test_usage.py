@@ -13,6 +13,10 @@ def test_help_shows_an_example(run, command):
     assert f"Example:  graphwright {command}" in " ".join(out.split("\n"))
 
 
+def test_help_shows_brackets(run):
+    assert "name=dtype[sizes]" in run("capture", "--help")[1]
+
+
 def test_help_names_every_command(run):
     status, out, _ = run("--help")
     assert status == 0

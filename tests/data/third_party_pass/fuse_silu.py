@@ -1,15 +1,15 @@
 from dataclasses import dataclass
 
-import graphwright as gw
 import torch
-from graphwright.passes.patterns import apply_rules, aten
+
+import graphwright as gw
 
 
 class Silu(gw.Rule):
     """x * sigmoid(x)  ->  silu(x)"""
 
     def pattern(self, x):
-        return aten.mul(x, aten.sigmoid(x))
+        return gw.aten.mul(x, gw.aten.sigmoid(x))
 
     def rewrite(self, m, rw):
         return rw.aten.silu(m.x)
@@ -23,7 +23,7 @@ class FuseSilu(gw.Pass):
     requires = frozenset({"functional"})
 
     def apply(self, program, rewriter):
-        return apply_rules([Silu], program, rewriter).misses
+        return gw.apply_rules([Silu], program, rewriter).misses
 
 
 def test_fuse_silu():
