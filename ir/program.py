@@ -133,7 +133,7 @@ class Program:
         outputs = graph.graph_copy(self.graph, mapping)
         last = graph.output(outputs)
         last.meta = copy.copy(self.output_node.meta)
-        graph._codegen = copy.deepcopy(self.graph._codegen)
+        graph._codegen = copy.copy(self.graph._codegen)
         return replace(self, graph=graph, state=dict(self.state), _module=None)
 
     def touch(self) -> None:
