@@ -13,7 +13,7 @@ from graphwright.ir.errors import PassError
 from graphwright.ir.infer import fake_of, infer, type_difference
 from graphwright.ir.node import op_name, value_of, where
 from graphwright.ir.overload import Namespace
-from graphwright.ir.provenance import provenance
+from graphwright.ir.provenance import provenance, shared_stack
 from graphwright.ir.record import NodeRecord, node_record
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class Edit:
     def created_set(self) -> set[Node]:
         """The nodes created so far."""
         return set(self.created)
+
+    @property
+    def stack(self) -> dict[str, Any]:
+        """The module stack that all matched nodes share."""
+        return shared_stack(self.matched)
 
     def ops(self, namespace: str) -> Namespace:
         """Ops of another namespace: `edit.ops("graphwright").packed_linear(...)`."""
@@ -100,10 +105,10 @@ class Edit:
 
     def _create(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Node:
         if self._before is None:
-            node = self.graph.create_node(op, target, args, kwargs)
+            node = self.graph.create_node(op, target, args, kwargs, name=_name_hint(target))
         else:
             with self.graph.inserting_before(self._before):
-                node = self.graph.create_node(op, target, args, kwargs)
+                node = self.graph.create_node(op, target, args, kwargs, name=_name_hint(target))
         if self._meta is None:
             self._meta = provenance(self.matched, self.anchor, self.rewriter.pass_name)
         node.meta = {**self._meta, "val": value}
@@ -183,6 +188,12 @@ class Edit:
         for name in self._state_added:
             del self.rewriter.program.state[name]
         self.created, self.replaced, self.doomed, self._undo = [], [], {}, []
+
+
+def _name_hint(target: Any) -> str | None:
+    """The op's own name without its overload, as torch.export names nodes."""
+    packet = getattr(target, "overloadpacket", None)
+    return getattr(packet, "__name__", None)
 
 
 def plain(value: Any) -> Any:

@@ -68,15 +68,16 @@ class Rewriter:
             self._commit(edit)
 
     def _commit(self, edit: Edit) -> None:
+        last = edit.anchor
+        site, source = edit.path or _site(edit), edit.source or (source_line(last) if last is not None else "")
         removed = self._remove_dead(edit)
         edited = {node: before for node, before in edit.edited.items() if node not in removed}
         added = [node_record(node, self.names) for node in (*edit.created, *edited) if node not in removed]
-        last = edit.anchor
         record = Rewrite(
             pass_name=self.pass_name,
             rule=edit.rule,
-            site=edit.path or (module_path(last) if last is not None else ""),
-            source=edit.source or (source_line(last) if last is not None else ""),
+            site=site,
+            source=source,
             removed=(*(r for node, r in removed.items() if node not in edit.created_set), *edited.values()),
             added=tuple(added),
             replaced=tuple((old, new) for old, new in edit.replaced),
@@ -94,6 +95,14 @@ class Rewriter:
                 removed[node] = node_record(node, self.names)
                 self.program.graph.erase_node(node)
         return dict(reversed(removed.items()))
+
+
+def _site(edit: Edit) -> str:
+    """Path of the module that holds the whole site."""
+    if len(edit.matched) > 1:
+        stack = edit.stack
+        return str(next(reversed(stack.values()))[0]) if stack else ""
+    return module_path(edit.anchor) if edit.anchor is not None else ""
 
 
 def is_needed(node: Node) -> bool:

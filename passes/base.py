@@ -33,13 +33,14 @@ class Pass:
         requires: Invariants that must hold before.
         establishes: Invariants that hold afterwards.
         breaks: Invariants that may not hold afterwards.
-        rules: Names of the rules whose rewrites it records, for listings.
+        rules: Pattern rules that `apply` applies, unless it is overridden.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     establishes: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
+    rules: ClassVar[tuple[Any, ...]] = ()
 
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:
         """Edit `program` through `rewriter`.
@@ -47,7 +48,11 @@ class Pass:
         Returns:
             The misses: what nearly matched and why it did not, or None.
         """
-        raise TypeError(f"{type(self).__name__} must define apply(program, rewriter)")
+        if not self.rules:
+            raise TypeError(f"{type(self).__name__} must have rules or define apply(program, rewriter)")
+        from graphwright.passes.patterns.apply import apply_rules
+
+        return apply_rules(self.rules, program, rewriter).misses
 
     def misses(self, program: Program) -> Iterable[Any]:
         """What nearly matches in `program`, best first, without changing it."""
@@ -76,6 +81,22 @@ class FunctionPass(Pass):
         return self.label or getattr(self.function, "__name__", "function")
 
 
+@dataclass(frozen=True)
+class RulePass(Pass):
+    """One pattern rule as a pass."""
+
+    rule: Any = None
+
+    def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:
+        """Apply the rule wherever it matches."""
+        from graphwright.passes.patterns.apply import apply_rules
+
+        return apply_rules((self.rule,), program, rewriter).misses
+
+    def __str__(self) -> str:
+        return getattr(self.rule, "__name__", type(self.rule).__name__)
+
+
 def pass_name(pass_: Pass) -> str:
     """The name that records and messages use."""
-    return str(pass_) if isinstance(pass_, FunctionPass) else type(pass_).name or type(pass_).__name__
+    return str(pass_) if isinstance(pass_, (FunctionPass, RulePass)) else type(pass_).name or type(pass_).__name__

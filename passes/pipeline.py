@@ -12,8 +12,9 @@ from graphwright.ir.program import Program
 from graphwright.ir.record import Rewrite
 from graphwright.ir.rewriter import Rewriter
 from graphwright.ir.snapshot import Snapshot, fingerprint
-from graphwright.passes.base import FunctionPass, Pass, PassFunction, pass_name
+from graphwright.passes.base import FunctionPass, Pass, PassFunction, RulePass, pass_name
 from graphwright.passes.instruments import Instrument, VerifyEach
+from graphwright.passes.patterns.rule import Rule
 from graphwright.passes.registry import find_pass
 from graphwright.passes.result import Result
 from graphwright.passes.spec import Call, build, parse_spec
@@ -21,7 +22,7 @@ from graphwright.passes.trace import PassRecord, Trace
 
 DEFAULT = "canonicalize,fuse-attention"
 
-Step = str | Pass | PassFunction
+Step = str | Pass | Rule | type[Rule] | PassFunction
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Pipeline:
     """A sequence of passes.
 
     Args:
-        steps: Text such as `canonicalize,fuse-attention{expect=all}`, or a sequence of texts, passes and plain
+        steps: Text such as `canonicalize,fuse-attention{expect=all}`, or a sequence of texts, passes, rules and plain
             functions `(program, rewriter)`. `default` stands for the pipeline of `graphwright.optimize`.
 
     Raises:
@@ -48,7 +49,7 @@ class Pipeline:
     """
 
     def __init__(self, steps: str | Sequence[Step] | Step = DEFAULT) -> None:
-        items = [steps] if isinstance(steps, (str, Pass)) or callable(steps) else list(steps)
+        items = [steps] if isinstance(steps, (str, Pass, Rule)) or callable(steps) else list(steps)
         self.passes: tuple[Pass, ...] = tuple(pass_ for item in items for pass_ in _passes(item))
         self.requires = _required(self.passes)
 
@@ -217,6 +218,8 @@ def _passes(item: Step) -> Iterator[Pass]:
     elif isinstance(item, str):
         for call in parse_spec(item):
             yield from _from_call(call)
+    elif isinstance(item, Rule) or (isinstance(item, type) and issubclass(item, Rule)):
+        yield RulePass(rule=item)
     elif callable(item):
         yield FunctionPass(function=item)
     else:

@@ -23,6 +23,7 @@ from graphwright.passes.attention.probabilities import follow
 from graphwright.passes.attention.region import PATTERN, Attention, NotAttention, span
 from graphwright.passes.attention.scores import find_scores
 from graphwright.passes.base import Pass
+from graphwright.passes.canonicalize.cleanup import remove_dead
 from graphwright.passes.patterns.match import Miss
 
 aten = torch.ops.aten
@@ -60,6 +61,7 @@ class FuseAttention(Pass):
             if isinstance(found, Miss):
                 misses.append(found)
         self._simplify_masks(program, rewriter)
+        remove_dead(program, rewriter)
         misses.sort(key=lambda miss: -miss.score)
         if self.expect == "all":
             _warn(misses)
@@ -148,7 +150,7 @@ def recognise(softmax: Node, state: State) -> Attention | Miss:
 
 
 def _miss(softmax: Node, reason: NotAttention) -> Miss:
-    score = {"dim": 0, "values": 1, "softmax": 1, "scores": 2, "scale": 3, "mask": 4}[reason.part]
+    score = {"dim": 0, "values": 1}.get(reason.part, 2 + reason.depth)
     return Miss(RULE, softmax, reason.reason, reason.culprit, score, PATTERN, span(reason.part))
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch.fx import Node
+
+from graphwright.ir.node import is_call
 
 PATTERN = "softmax(scale * (q @ k^T) + mask, dim=-1) @ v"
 _PARTS = {"scores": "q @ k^T", "scale": "scale", "mask": "mask", "softmax": "softmax", "dim": "dim=-1", "values": "@ v"}
@@ -24,11 +27,12 @@ class NotAttention(Exception):
         reason: One sentence.
         culprit: The node to blame.
         part: Which part of `PATTERN` it concerns.
+        depth: How many nodes were understood before.
     """
 
-    def __init__(self, reason: str, culprit: Node, part: str = "scores") -> None:
+    def __init__(self, reason: str, culprit: Node, part: str = "scores", depth: int = 0) -> None:
         super().__init__(reason)
-        self.reason, self.culprit, self.part = reason, culprit, part
+        self.reason, self.culprit, self.part, self.depth = reason, culprit, part, depth
 
 
 @dataclass(frozen=True)
@@ -74,4 +78,11 @@ class Attention:
 
     def nodes(self) -> list[Node]:
         """All nodes of the region, unordered."""
-        return [self.scores.product, *(step.node for step in self.scores.steps), self.softmax, *self.after, self.output]
+        steps = [step.node for step in self.scores.steps]
+        operands = [node for node in (self.scores.query, self.scores.key_transposed) if is_private(node)]
+        return [*operands, self.scores.product, *steps, self.softmax, *self.after, self.output]
+
+
+def is_private(node: Node) -> bool:
+    """Whether an operand is a transpose or cast that serves this product alone."""
+    return len(node.users) == 1 and is_call(node, torch.ops.aten.transpose.int, torch.ops.aten.to.dtype)

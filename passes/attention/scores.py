@@ -38,7 +38,7 @@ def find_scores(start: Node, state: State) -> Scores:
 
 
 def _walk(node: Node, state: State, steps: list[Step]) -> Scores:
-    _require_single_use(node)
+    _require_single_use(node, len(steps))
     if is_call(node, *PRODUCTS):
         return Scores(_node(node.args[0]), _node(node.args[1]), node, steps)
     if is_call(node, aten.baddbmm):
@@ -48,20 +48,22 @@ def _walk(node: Node, state: State, steps: list[Step]) -> Scores:
         try:
             return _walk(inner, state, [*steps, step])
         except NotAttention as miss:
-            failure = failure or miss
+            failure = miss if failure is None or miss.depth > failure.depth else failure
     if failure is not None:
         raise failure
-    raise NotAttention(f"{_describe(node)} is no step from a product of queries and keys to a softmax", node)
+    reason = f"{_describe(node)} is no step from a product of queries and keys to a softmax"
+    raise NotAttention(reason, node, depth=len(steps))
 
 
 def _describe(node: Node) -> str:
     return f"the {node.op} '{node.target}'" if node.op in ("placeholder", "get_attr") else op_name(node)
 
 
-def _require_single_use(node: Node) -> None:
+def _require_single_use(node: Node, depth: int) -> None:
     if len(node.users) > 1:
         other = list(node.users)[-1]
-        raise NotAttention(f"%{node.name} has {len(node.users)} users, among them {where(other)}", node)
+        reason = f"%{node.name} has {len(node.users)} users, among them {where(other)}"
+        raise NotAttention(reason, node, depth=depth)
 
 
 def _node(value: Any) -> Node:

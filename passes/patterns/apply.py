@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.fx import Node
-
 from graphwright.ir.errors import PassError
 from graphwright.ir.node import where
 from graphwright.ir.program import Program
@@ -116,9 +114,9 @@ def _results(rule: Rule, match: Match, returned: Any) -> list[Any]:
     """The values a rewrite returned, one per output."""
     values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
     values = [value.node if isinstance(value, Value) else value for value in values]
-    if len(values) != len(match.outputs) or not all(isinstance(value, Node) for value in values):
+    if len(values) != len(match.outputs) or any(value is None for value in values):
         raise PassError(
-            f"rule {rule.name}: rewrite must return {len(match.outputs)} node(s), it returned {returned!r}",
+            f"rule {rule.name}: rewrite must return {len(match.outputs)} value(s), it returned {returned!r}",
             at=where(match.root),
         )
     return values

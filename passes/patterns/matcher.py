@@ -122,7 +122,6 @@ class Search:
         self._steps += 1
         if self._steps > self.rule.budget:
             return False
-        start = self._mark()
         if expr.shared:
             if self.is_bound(id(expr)):
                 return self._same_again(expr, value, owner) and self._solve(rest)
@@ -135,7 +134,6 @@ class Search:
             if self._solve(below):
                 return True
             self._undo(mark)
-        self._undo(start)
         return False
 
     def _same_again(self, expr: Expr, value: Any, owner: Node | None) -> bool:
