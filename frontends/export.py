@@ -1,0 +1,187 @@
+"""From a module and example inputs to a Program, by torch.export."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from graphwright.frontends import axes as ax
+from graphwright.frontends.cache import register_caches
+from graphwright.frontends.failure import Failure, capture_error, reason
+from graphwright.frontends.naming import name_dims
+from graphwright.frontends.shim import relations_of, stand_in, strip_frames, untouched
+from graphwright.ir.errors import GraphwrightError, InputError
+from graphwright.ir.program import Program
+from graphwright.ir.signature import Example
+
+logger = logging.getLogger("graphwright")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to call torch.export."""
+
+    label: str
+    axes: ax.Leaves
+    strict: bool = False
+    deferred: bool = False
+
+
+def export_program(
+    module: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Any = "auto",
+    suggested: ax.Leaves | None = None,
+    name: str | None = None,
+) -> Program:
+    """Export `module` as called with `args` and `kwargs`; the module is left as it is.
+
+    Tried in turn: non-strict; non-strict with deferred runtime assertions; strict; and with `dynamic="auto"` also
+    fewer dynamic dimensions, then none, which is logged with the reason.
+
+    Args:
+        module: Captured in the mode it is in; in train mode dropout stays active.
+        args: Positional example arguments.
+        kwargs: Keyword example arguments.
+        dynamic: See `graphwright.frontends.axes.parse`. Dynamic dimensions of size 1 in the example are doubled:
+            torch takes a size of 1 for a constant.
+        suggested: What `"auto"` means for this call, one mapping for each leaf.
+        name: Name of the program, by default the class of the module.
+
+    Raises:
+        CaptureError: All attempts failed; names the first, the line in the model's source, and what to try.
+        InputError: `dynamic` does not fit the arguments, or the model fixes a dimension that must be dynamic.
+    """
+    name = name or type(module).__name__
+    register_caches(module)
+    names = argument_names(module, args, kwargs or {})
+    leaves = ax.parameter_leaves(names, args, kwargs or {})
+    axes = ax.parse(dynamic, leaves, suggested)
+    example = _distinct(Example(args, dict(kwargs or {})), axes)
+    exported, used = _export(module, names, example, list(_attempts(axes, dynamic)), name)
+    program = Program.from_exported(exported, example=example, name=name)
+    program.training = module.training
+    strip_frames(program.graph)
+    name_dims(program, [parameter for parameter, _ in leaves], used)
+    return program
+
+
+def argument_names(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Names of the arguments of a call, positional ones as `forward` calls them.
+
+    Raises:
+        InputError: `forward` does not take this call.
+    """
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"{type(module).__name__}.forward does not take these inputs",
+            why=str(error),
+            remedies=[f"its signature is {signature}"],
+        ) from error
+    names: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{i}" for i in range(len(args) - len(names))]
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+    return [*names[: len(args)], *kwargs]
+
+
+def _distinct(example: Example, axes: ax.Leaves) -> Example:
+    """The example with dynamic dimensions of at least 2, and no tensor given twice."""
+    leaves, spec = pytree.tree_flatten((example.args, example.kwargs))
+    seen: set[int] = set()
+    for i, (leaf, wanted) in enumerate(zip(leaves, axes, strict=True)):
+        if isinstance(leaf, torch.Tensor):
+            for dim in wanted:
+                if leaves[i].shape[dim] == 1:
+                    leaves[i] = torch.cat([leaves[i]] * 2, dim)
+            if id(leaf) in seen and leaves[i] is leaf:
+                leaves[i] = leaf.clone()
+            seen.add(id(leaf))
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return Example(args, kwargs)
+
+
+def _attempts(axes: ax.Leaves, dynamic: Any) -> Iterator[Attempt]:
+    yield Attempt("non-strict", axes)
+    yield Attempt("non-strict with deferred runtime assertions", axes, deferred=True)
+    yield Attempt("strict", axes, strict=True)
+    named = {axis.name for leaf in axes for axis in leaf.values()}
+    if dynamic == "auto" and named:
+        if named - {"batch"}:
+            yield Attempt("only the batch dynamic", ax.only(axes, ["batch"]))
+        yield Attempt("static sizes", [{} for _ in axes])
+
+
+def _export(
+    module: torch.nn.Module, names: Sequence[str], example: Example, attempts: Sequence[Attempt], name: str
+) -> tuple[ExportedProgram, ax.Leaves]:
+    failures: list[Failure] = []
+    for attempt in attempts:
+        try:
+            exported = _attempt(module, names, example, attempt)
+        except GraphwrightError:
+            raise
+        except Exception as error:
+            failures.append((attempt.label, error))
+            logger.info("capture of %s: attempt '%s' failed: %s", name, attempt.label, reason(error))
+            if len(failures) == 1 and (eager := _eager_failure(module, example)) is not None:
+                raise capture_error(name, failures, eager) from eager
+            continue
+        if attempt.axes is not attempts[0].axes:
+            logger.warning("%s was captured with %s: %s", name, attempt.label, reason(failures[0][1]))
+        return exported, attempt.axes
+    raise capture_error(name, failures, None) from failures[0][1]
+
+
+def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
+    with untouched(module), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        args, kwargs = copies(example)
+        shapes = torch.export.ShapesCollection()
+        for leaf, wanted in zip(pytree.tree_leaves((args, kwargs)), attempt.axes, strict=True):
+            if wanted:
+                shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
+        shim = stand_in(module, names, relations_of(attempt.axes))
+        return torch.export.export(
+            shim,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            strict=attempt.strict,
+            prefer_deferred_runtime_asserts_over_guards=attempt.deferred,
+        )
+
+
+def copies(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with their own containers and tensors: caches are changed by a call."""
+    leaves, spec = pytree.tree_flatten((example.args, example.kwargs))
+    return pytree.tree_unflatten(
+        [leaf.detach().clone() if isinstance(leaf, torch.Tensor) else copy.copy(leaf) for leaf in leaves], spec
+    )
+
+
+def _eager_failure(module: torch.nn.Module, example: Example) -> Exception | None:
+    args, kwargs = copies(example)
+    with untouched(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module(*args, **kwargs)
+        except Exception as error:
+            return error
+    return None

@@ -1,0 +1,88 @@
+"""What a transformers model is for, from its class name and config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphwright.ir.errors import InputError
+
+_SUFFIXES = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForQuestionAnsweringSimple": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "ForNextSentencePrediction": "next-sentence-prediction",
+    "ForPreTraining": "pretraining",
+    "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForSemanticSegmentation": "image-segmentation",
+    "ForUniversalSegmentation": "image-segmentation",
+    "ForInstanceSegmentation": "image-segmentation",
+    "ForDepthEstimation": "depth-estimation",
+    "ForMaskedImageModeling": "masked-image-modeling",
+    "ForCTC": "automatic-speech-recognition",
+    "ForAudioFrameClassification": "audio-frame-classification",
+    "ForXVector": "audio-xvector",
+}
+_WITH_PAST = "-with-past"
+
+
+def is_pretrained(model: Any) -> bool:
+    """Whether `model` is a transformers model; transformers is not imported for the question."""
+    return any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__)
+
+
+def task_of(model: Any) -> str:
+    """The task a model's class is made for, such as `fill-mask`; `feature-extraction` for a bare model."""
+    name = type(model).__name__
+    for suffix, task in _SUFFIXES.items():
+        if name.endswith(suffix):
+            return task
+    if generates(model):
+        return _generation(model)
+    return "feature-extraction"
+
+
+def generates(model: Any) -> bool:
+    """Whether the model has a language-model head that `generate` can drive."""
+    can_generate = getattr(type(model), "can_generate", None)
+    return bool(can_generate and can_generate()) or type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def _generation(model: Any) -> str:
+    if is_encoder_decoder(model):
+        return "automatic-speech-recognition" if _hears(model) else "text2text-generation"
+    return "image-text-to-text" if getattr(model.config, "vision_config", None) is not None else "text-generation"
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether the model takes inputs for an encoder and for a decoder."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _hears(model: Any) -> bool:
+    return model.main_input_name in ("input_features", "input_values")
+
+
+def parse_task(model: Any, task: str | None) -> tuple[str, bool]:
+    """The task to capture for, and whether with a key/value cache.
+
+    Raises:
+        InputError: The model's class has another task, or no cache.
+    """
+    own = task_of(model)
+    if task is None:
+        return own, False
+    base = task.removesuffix(_WITH_PAST)
+    with_past = base != task
+    if base != own:
+        raise InputError(
+            f"{type(model).__name__} cannot be captured for '{task}'",
+            why=f"its task is '{own}'",
+            remedies=["load the weights into the class for that task", f"leave task out, or use task='{own}'"],
+        )
+    if with_past and not generates(model):
+        raise InputError(f"{type(model).__name__} has no key/value cache", remedies=[f"use task='{own}'"])
+    return base, with_past
