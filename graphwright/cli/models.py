@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from graphwright.ir.program import Program
 
+WRITTEN_OUT = {"attn_implementation": "eager"}
+"""transformers writes attention out as products and softmax, so that it is the passes that fuse it."""
+
 HELP = "A folder (saved program, or transformers model), a .pt2 file, or package:module.Class."
 
 
@@ -79,13 +82,15 @@ def _from_folder(folder: Path) -> Module | Program:
 
 
 def _pretrained(folder: Path) -> Module:
-    """A transformers model with the class its config names; nothing is fetched from anywhere."""
+    """A transformers model of the class its config names; nothing is fetched from anywhere."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     try:
         names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
-        return getattr(transformers, names[0]).from_pretrained(folder, local_files_only=True).eval()
+        cls = getattr(transformers, names[0])
+        return cls.from_pretrained(folder, local_files_only=True, **WRITTEN_OUT).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise FileFormatError(
             "transformers cannot load the model of this folder", at=str(folder), why=str(error).strip()
@@ -121,7 +126,7 @@ def _instance(item: Any, text: str) -> Any:
     """Call a class or factory; a transformers class gets its default config, with random weights."""
     config = getattr(item, "config_class", None)
     try:
-        return item(config()) if config is not None else item()
+        return item(config(**WRITTEN_OUT)) if config is not None else item()
     except TypeError as error:
         raise typer.BadParameter(
             f"'{text}' cannot be made without arguments ({error}); name a function that returns the model"

@@ -19,10 +19,9 @@ def bert_folder(tmp_path_factory):
         intermediate_size=48,
         vocab_size=50,
         max_position_embeddings=32,
-        attn_implementation="eager",
     )
     folder = tmp_path_factory.mktemp("models") / "bert"
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    BertModel(config).save_pretrained(folder)
     return folder
 
 
