@@ -144,6 +144,6 @@ def test_a_rewrite_that_returns_no_value_is_an_error(program_of):
 
     program = program_of(Chain(), torch.randn(3))
     before = str(program.graph)
-    with pytest.raises(PassError, match=r"must return 1 node\(s\), it returned None"):
+    with pytest.raises(PassError, match=r"must return 1 value\(s\), it returned None"):
         apply_rules([Forgets], program, Rewriter(program))
     assert str(program.graph) == before

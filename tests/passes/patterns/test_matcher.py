@@ -290,6 +290,24 @@ def test_captures_offer_types_and_literals(g, match):
         _ = found.z
 
 
+def test_a_symbolic_condition_must_hold_for_every_size(one_off):
+    def check(self, m):
+        m.require(m.x.shape[0] == m.x.shape[0], "always")
+        m.require(m.x.shape[0] == m.y.shape[0], "x and y must have as many rows", at=m.y)
+
+    class Sum(torch.nn.Module):
+        def forward(self, x, y):
+            return (x.sum(0) + y.sum(0)).relu()
+
+    rows = {"x": {0: torch.export.Dim("a")}, "y": {0: torch.export.Dim("b")}}
+    exported = torch.export.export(Sum(), (torch.randn(3, 2), torch.randn(4, 2)), dynamic_shapes=rows)
+    graph = exported.module(check_guards=False).graph
+    pattern = lambda x, y: aten.add(aten.sum(x, [0]), aten.sum(y, [0]))  # noqa: E731
+    (miss,) = find(one_off(pattern, check=check), graph)
+    assert (miss.reason, miss.culprit.name) == ("x and y must have as many rows", "y")
+    assert find(one_off(pattern), graph)[0]
+
+
 def test_a_rule_that_asks_for_the_type_of_no_tensor_misses(g):
     class Typed(Rule):
         def pattern(self, x):
