@@ -1,1 +1,1 @@
-""""""
+"""The eager target: programs that run on PyTorch itself."""

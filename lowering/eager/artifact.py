@@ -1,0 +1,48 @@
+"""EagerArtifact: a program as a callable on PyTorch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from graphwright.ir.node import op_name
+from graphwright.ir.program import Program
+from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
+from graphwright.lowering.interface import Interface
+
+
+class EagerArtifact(Artifact):
+    """A program that runs on PyTorch, with the program's own weights.
+
+    Args:
+        target: Text form of the target that made it.
+        program: The program; kept, not copied.
+        fold: Which weight expressions to compute once; see `FoldedFunction`.
+    """
+
+    def __init__(self, target: str, program: Program, fold: FoldMode) -> None:
+        calls = {node.name: [op_name(node)] for node in program.graph.nodes if node.op == "call_function"}
+        super().__init__(target, Interface.of(program), calls)
+        self.program = program
+        self._function = FoldedFunction(program, fold)
+
+    @property
+    def module(self) -> GraphModule:
+        """The generated code: its `forward` takes the tensor inputs, then the weights."""
+        return self._function.plain.module
+
+    def flat(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """Run on tensors in the order of `input_names`, without checks; returns all flat results of the program."""
+        return self._function(inputs)
+
+    def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        results = self.flat([inputs[name] for name in self.input_names])
+        return {port.name: torch.as_tensor(results[port.leaf]) for port in self.interface.outputs}
+
+    def _write(self, folder: Path) -> None:
+        self.program.save(folder / "program")

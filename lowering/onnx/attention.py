@@ -1,0 +1,109 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import bound, shape_of
+from graphwright.lowering.onnx.shapes import expanded
+from graphwright.lowering.onnx.sizes import expression
+from graphwright.lowering.onnx.table import Emission, register
+from graphwright.lowering.support import Support
+
+aten = torch.ops.aten
+
+
+def _expressible(node: Node) -> Support:
+    arguments = bound(node)
+    if arguments["dropout_p"]:
+        return Support.no("attention with dropout", remedy="capture the model after model.eval()")
+    rank = len(shape_of(arguments["query"]) or ())
+    if rank not in (3, 4):
+        return Support.no(f"attention of rank {rank}", remedy="reshape query, key and value to rank 4")
+    return Support.yes()
+
+
+@register(aten.scaled_dot_product_attention.default, validate=_expressible)
+def attention(
+    b: Emission,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    attn_mask: ir.Value | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> ir.Value:
+    """Attention: its own operator from opset 23, products and a softmax before."""
+    shapes = [b.shape(part) for part in (query, key, value)]
+    mask = None if attn_mask is None else _mask(b, attn_mask, shapes[0][-2], shapes[1][-2])
+    flat = len(shapes[0]) == 3
+    if flat:
+        query, key, value = (b.op("Unsqueeze", part, b.axes(1)) for part in (query, key, value))
+        mask = None if mask is None or b.rank(attn_mask) < 3 else b.op("Unsqueeze", mask, b.axes(1))  # type: ignore[arg-type]
+    if b.opset >= 23:
+        result = b.op("Attention", query, key, value, mask, is_causal=int(is_causal) or None, scale=scale)
+    else:
+        result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
+    return b.op("Squeeze", result, b.axes(1)) if flat else result
+
+
+def _mask(b: Emission, mask: ir.Value, queries: Any, keys: Any) -> ir.Value:
+    """A mask as `Attention` takes it: as many rows as queries, as many columns as keys.
+
+    A row of nothing but the smallest finite number gives the mean of all values in torch; ONNX Runtime takes the
+    smallest number for minus infinity and gives zeros, so a number just above takes its place.
+    """
+    shape = list(b.shape(mask))
+    rows = shape[:-2] + [queries, keys]
+    fake = b.fake(mask)
+    if fake.dtype != torch.bool:
+        lowest = torch.finfo(fake.dtype).min
+        is_lowest = b.op("Equal", mask, b.const(lowest, fake.dtype), dtype=torch.bool)
+        mask = b.op("Where", is_lowest, b.const(lowest * 0.99, fake.dtype), mask, dtype=fake.dtype)
+    same = [expression(size) for size in shape] == [expression(size) for size in rows]
+    return mask if same else expanded(b, mask, shape, rows)
+
+
+def _decomposed(
+    b: Emission, parts: tuple[ir.Value, ...], shapes: list[Any], mask: ir.Value | None, causal: bool, scale: float | None
+) -> ir.Value:
+    """`softmax(q @ k.T * scale + mask) @ v`; a row without any key gives zeros, as in torch."""
+    query, key, value = parts
+    dtype = b.result.dtype
+    factor = 1 / math.sqrt(shapes[0][-1]) if scale is None else scale
+    if len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1]):
+        key, value = (_repeat_heads(b, part, shapes[0], shape) for part, shape in zip(parts[1:], shapes[1:], strict=True))
+    scaled = b.op("Mul", query, b.const(factor, dtype))
+    scores = b.op("MatMul", scaled, b.op("Transpose", key, perm=[0, 1, 3, 2]))
+    allowed = _allowed(b, mask, shapes[0][-2], shapes[1][-2]) if causal else mask
+    if allowed is not None:
+        if allowed.dtype == ir.DataType.BOOL:
+            allowed = b.op("Where", allowed, b.const(0, dtype), b.const(-torch.inf, dtype), dtype=dtype)
+        scores = b.op("Add", scores, allowed)
+    weights = b.op("Softmax", scores, axis=-1)
+    if allowed is not None:
+        empty = b.op("IsNaN", weights, dtype=torch.bool)
+        weights = b.op("Where", empty, b.const(0, dtype), weights, dtype=dtype)
+    return b.op("MatMul", weights, value)
+
+
+def _allowed(b: Emission, mask: ir.Value | None, queries: Any, keys: Any) -> ir.Value:
+    """True where a query may see a key: on and below the diagonal that starts top left."""
+    assert mask is None, "torch does not take a mask together with is_causal"
+    rows, columns = (b.op("Range", b.const(0), b.sizes.scalar(size), b.const(1)) for size in (queries, keys))
+    return b.op("GreaterOrEqual", b.op("Unsqueeze", rows, b.axes(1)), columns, dtype=torch.bool)
+
+
+def _repeat_heads(b: Emission, part: ir.Value, query: Any, shape: Any) -> ir.Value:
+    """Each key or value head as often as there are query heads per key head: `[b, k, s, d] -> [b, q, s, d]`."""
+    batch, heads, length, size = shape
+    groups = query[1] // heads
+    wide = b.op("Expand", b.op("Unsqueeze", part, b.axes(2)), b.const([1, 1, groups, 1, 1]))
+    return b.op("Reshape", wide, b.sizes.vector([0, heads * groups, length, size]))

@@ -1,0 +1,151 @@
+"""From a program to an ONNX model: inputs, every call through its emitter, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from onnx_ir.tensor_adapters import from_torch_dtype
+from torch.fx import Node
+
+from graphwright.ir.errors import UnsupportedError
+from graphwright.ir.node import bound, where
+from graphwright.ir.program import Program
+from graphwright.lowering.interface import Interface, Port, dim_text
+from graphwright.lowering.onnx.table import TABLE, Emission
+from graphwright.lowering.onnx.weights import Weights
+
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 11}
+
+
+def emit_model(program: Program, opset: int) -> tuple[ir.Model, dict[str, list[str]]]:
+    """The ONNX model of a program whose calls all have emitters.
+
+    Returns:
+        The model, and the names of the operators that each program node became.
+    """
+    return _Emitter(program, opset).model()
+
+
+class _Emitter:
+    """State of one emission."""
+
+    def __init__(self, program: Program, opset: int) -> None:
+        self.program, self.opset = program, opset
+        self.interface = Interface.of(program)
+        self.names = program.dim_names()
+        self.builder = Emission(opset, frozenset(dim.symbol for dim in program.dims if dim.min == 0))
+        self.weights = Weights(program, self.builder)
+        self.builder.stored_transposed = self.weights.transposed
+        self.values: dict[Node, Any] = {}
+        self.taken = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
+
+    def model(self) -> tuple[ir.Model, dict[str, list[str]]]:
+        inputs = [self._input(port) for port in self.interface.inputs]
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and node not in self.weights:
+                self._call(node)
+        self.builder.node = None
+        outputs = [self._output(port, set(inputs)) for port in self.interface.outputs]
+        graph = ir.Graph(
+            inputs,
+            outputs,
+            nodes=self.builder.nodes,
+            initializers=self._initializers(),
+            opset_imports={"": self.opset},
+            name=self.program.name,
+        )
+        model = ir.Model(graph, ir_version=IR_VERSIONS[self.opset], producer_name="graphwright")
+        common.RemoveUnusedNodesPass()(model)
+        kept = {node.name for node in graph}
+        emitted = {name: [op for op in ops if op in kept] for name, ops in self.builder.provenance.items()}
+        return model, {name: ops for name, ops in emitted.items() if ops}
+
+    # ---- interface ---------------------------------------------------------------------------
+
+    def _input(self, port: Port) -> ir.Value:
+        node = self.program.placeholders[port.leaf]
+        value = ir.Value(name=port.name, shape=ir.Shape(port.shape), type=_tensor_type(port))
+        self.values[node] = value
+        self._learn(value, node.meta["val"])
+        return value
+
+    def _output(self, port: Port, inputs: set[ir.Value]) -> ir.Value:
+        result = self.program.results[port.leaf]
+        value = self._value(result)
+        if isinstance(value, torch.SymInt | int):
+            value = self.builder.sizes.scalar(value)
+        if value in inputs or value.const_value is not None or value.name in self.taken:
+            value = self.builder._emit("Identity", (value,), (port.torch_dtype(),), {})[0]
+        value.name, value.shape, value.type = port.name, ir.Shape(port.shape), _tensor_type(port)
+        return value
+
+    def _initializers(self) -> list[ir.Value]:
+        """Initializers that are read, each under a name of its own."""
+        used = [value for value in self.builder.initializers if value.uses()]
+        for value in used:
+            if value.name in self.taken:
+                value.name = f"state.{value.name}"
+                value.const_value.name = value.name
+        return used
+
+    # ---- calls -------------------------------------------------------------------------------
+
+    def _call(self, node: Node) -> None:
+        if node.target not in TABLE.emitters:
+            return  # arithmetic on sizes: emitted where a size is used
+        emitter, answer = TABLE.find(node)
+        if emitter is None:
+            raise UnsupportedError(f"no ONNX form for {node.target}", at=where(node), why=answer.reason)
+        self.builder.node = node
+        arguments = {name: self._value(argument) for name, argument in bound(node).items()}
+        try:
+            result = emitter.emit(self.builder, **arguments)
+        except (KeyError, TypeError, IndexError) as error:
+            raise UnsupportedError(f"the ONNX emitter of {node.target} failed", at=where(node), why=repr(error)) from error
+        self.values[node] = result
+        self._name(node, result)
+
+    def _value(self, argument: Any) -> Any:
+        """An argument as emitters take it: nodes become values, sizes or lists of values."""
+        if isinstance(argument, (list, tuple)):
+            return [self._value(item) for item in argument]
+        if isinstance(argument, Mapping):
+            return {name: self._value(item) for name, item in argument.items()}
+        if not isinstance(argument, Node):
+            return argument
+        if argument in self.values and self.values[argument] is not None:
+            return self.values[argument]
+        if argument in self.weights:
+            return self._weight(argument)
+        return argument.meta.get("val")
+
+    def _weight(self, node: Node) -> Any:
+        fake = node.meta["val"]
+        if isinstance(fake, torch.Tensor):
+            return self.weights.value(node)
+        return [self.weights.value(user) for user in node.users]
+
+    def _name(self, node: Node, result: Any) -> None:
+        """Give results the name of their node, and what torch knows about them."""
+        fakes = node.meta.get("val")
+        pairs = zip(result, fakes, strict=False) if isinstance(result, list) else [(result, fakes)]
+        for i, (value, fake) in enumerate(pairs):
+            if not isinstance(value, ir.Value) or not isinstance(fake, torch.Tensor):
+                continue
+            name = node.name if not isinstance(result, list) else f"{node.name}.{i}"
+            if value.name is None and name not in self.taken:
+                value.name = name
+                value.shape = ir.Shape([dim_text(size, self.names) for size in fake.shape])
+            self._learn(value, fake)
+
+    def _learn(self, value: ir.Value, fake: torch.Tensor) -> None:
+        self.builder.annotate(value, fake)
+        self.builder.sizes.learn(value, fake)
+
+
+def _tensor_type(port: Port) -> ir.TensorType:
+    return ir.TensorType(from_torch_dtype(port.torch_dtype()))

@@ -1,0 +1,50 @@
+"""The table of ONNX emitters, and what they are called with."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from graphwright.lowering.emitters import EmitterTable
+from graphwright.lowering.onnx.builder import Builder, Scalar
+from graphwright.lowering.onnx.sizes import Sizes
+
+TABLE = EmitterTable()
+register = TABLE.register
+
+FAMILIES = (
+    "attention", "casts", "convolution", "creation", "elementwise", "indexing", "logic", "matmul", "misc", "norm",
+    "pooling", "reductions", "scatter", "shapes", "slicing",
+)  # fmt: skip
+
+Number = ir.Value | Scalar | torch.SymInt
+
+
+class Emission(Builder):
+    """The builder that emitters are called with, and its run-time sizes."""
+
+    def __init__(self, opset: int, maybe_empty: frozenset[str] = frozenset()) -> None:
+        super().__init__(opset)
+        self.sizes = Sizes(self, maybe_empty)
+        self.stored_transposed: Callable[[ir.Value], ir.Value | None] = lambda weight: None
+
+    def scalar(self, value: Any, dtype: torch.dtype) -> ir.Value:
+        """A number, a symbolic number or a value as a value of type `dtype`."""
+        if isinstance(value, torch.SymInt):
+            return self.cast(self.sizes.scalar(value), dtype)
+        return super().scalar(value, dtype)
+
+    def axes(self, dims: list[int] | int) -> ir.Value:
+        """Dimension numbers as a constant of shape [n]."""
+        return self.const([dims] if isinstance(dims, int) else list(dims))
+
+
+def load_table() -> EmitterTable:
+    """The table with all families of emitters imported."""
+    for family in FAMILIES:
+        importlib.import_module(f"graphwright.lowering.onnx.{family}")
+    return TABLE

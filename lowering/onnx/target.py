@@ -1,0 +1,102 @@
+"""The ONNX target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.errors import GraphwrightError, MissingDependencyError
+from graphwright.ir.node import value_of
+from graphwright.ir.program import Program
+from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.decompose import decompose
+from graphwright.lowering.interface import Interface
+from graphwright.lowering.support import Support
+from graphwright.lowering.target import Target
+
+OPSETS = range(18, 25)
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+@dataclass(frozen=True)
+class OnnxTarget(Target):
+    """ONNX files for ONNX Runtime and other engines.
+
+    Args:
+        opset: Version of the operator set, 18 to 24; attention stays one `Attention` operator from 23.
+        external_bytes: Weights of more bytes than this are written to `model.onnx.data` (the format's limit is 2 GiB).
+    """
+
+    name: ClassVar[str] = "onnx"
+
+    opset: int = 23
+    external_bytes: int = 1_800_000_000
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise GraphwrightError(
+                f"the ONNX target cannot emit opset {self.opset}",
+                why=f"it emits {OPSETS[0]} to {OPSETS[-1]}",
+                remedies=["use opset 23, where attention stays one operator"],
+            )
+
+    def pipeline(self) -> str:
+        """Canonical form: functional, without asserts, casts and copies that do nothing."""
+        return "canonicalize"
+
+    def legalize(self, program: Program) -> Program:
+        """A canonical copy in which exactly the calls without emitter are decomposed."""
+        legal = super().legalize(program)
+        decompose(legal, lambda node: self.supports(node).ok)
+        return legal
+
+    def supports(self, node: Node) -> Support:
+        """Whether there is an emitter for a call and it can express the arguments."""
+        table = _table()
+        if node.target not in table.emitters and isinstance(value_of(node), (*SYMBOLIC, int, float, bool)):
+            return Support.yes()  # arithmetic on sizes is emitted where a size is used
+        answer = table.find(node)[1]
+        return _sizes(node) if answer.ok else answer
+
+    def emit(self, program: Program) -> Artifact:
+        """Emit every call by its emitter."""
+        from graphwright.lowering.onnx.artifact import OnnxArtifact
+        from graphwright.lowering.onnx.model import emit_model
+
+        _table()
+        model, provenance = emit_model(program, self.opset)
+        interface = Interface.of(program)
+        return OnnxArtifact(str(self), interface, provenance, model=model, external_bytes=self.external_bytes)
+
+    @classmethod
+    def load(cls, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+        """Read an ONNX artifact."""
+        from graphwright.lowering.onnx.artifact import MODEL, OnnxArtifact
+
+        interface = Interface.from_json(manifest["interface"])
+        return OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), path=folder / MODEL)
+
+
+def _table() -> Any:
+    try:
+        from graphwright.lowering.onnx.table import load_table
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "onnx-ir", "onnx", "the ONNX target") from error
+    return load_table()
+
+
+def _sizes(node: Node) -> Support:
+    """Whether the sizes that a call takes can be computed in ONNX."""
+    from graphwright.lowering.onnx.sizes import why_not
+
+    for argument in node.all_input_nodes:
+        value = value_of(argument)
+        reason = why_not(value) if isinstance(value, (torch.SymInt, torch.SymFloat)) else ""
+        if reason:
+            return Support.no(reason, remedy="give the dimension a fixed size")
+    return Support.yes()
