@@ -74,7 +74,7 @@ def main(folder: Path = Path("out/demo")) -> None:
             gw.compare(originals.eager, artifacts[name])
             artifacts[name].save(folder / name)
 
-    runs = {
+    runs: dict[str, Callable[..., Any]] = {
         "transformers eager": originals.eager,
         "transformers sdpa": originals.sdpa,
         "ours eager": artifacts["eager"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     capture: "graphwright capture ./minilm -o out/minilm",
     optimize: "graphwright optimize ./minilm --pipeline 'canonicalize,fuse-attention{expect=all}' -o out/fused",
     export: "graphwright export ./minilm --target onnx{opset=23} -o out/onnx",

@@ -29,7 +29,8 @@ def diff(
     if other is None:
         found = run_pipeline(program, pipeline).diff
     else:
-        found = diff_snapshots(*map(Snapshot.of, (program, load_program(other, inputs, task, static))))
+        second = load_program(other, inputs, task, static)
+        found = diff_snapshots(Snapshot.of(program), Snapshot.of(second))
     if as_json:
         emit_json(diff_facts(found))
     else:
