@@ -1,1 +1,1 @@
-""""""
+"""The runtime: a drop-in model whose forward runs captured, verified graphs."""

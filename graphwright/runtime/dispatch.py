@@ -1,0 +1,167 @@
+"""Dispatcher: serves calls of one model with captured graphs, or hands them to the original forward."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as nn_module
+
+from graphwright.ir.errors import GraphwrightError
+from graphwright.passes.pipeline import Pipeline
+from graphwright.runtime.caches import Unservable
+from graphwright.runtime.call import Call, Parameters
+from graphwright.runtime.capture import Forward, take_apart
+from graphwright.runtime.check import Checker, Mismatch, RandomState
+from graphwright.runtime.graph import CapturedGraph
+from graphwright.runtime.state import ModelState
+
+logger = logging.getLogger("graphwright")
+
+_UNSERVED = ("output_attentions",)
+
+
+class StateGraphs:
+    """The graphs captured for one state of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.state = ModelState(model)
+        self.graphs: dict[Hashable, list[CapturedGraph]] = {}
+        self.refused: set[Hashable] = set()
+
+
+class Dispatcher:
+    """Serves the calls of one model.
+
+    Args:
+        forward: The original forward; its first argument is the model.
+        name: Name of the model's class, for messages.
+        pipeline: Passes to run on each captured call.
+        max_graphs: Number of captures after which new kinds of calls go to the original.
+        max_states: Number of states of the model to keep graphs for (train and eval mode are two).
+    """
+
+    def __init__(
+        self, forward: Forward, name: str, pipeline: Pipeline, *, max_graphs: int = 32, max_states: int = 6
+    ) -> None:
+        self.forward, self.name, self.pipeline = forward, name, pipeline
+        self.max_graphs, self.max_states = max_graphs, max_states
+        self.parameters = Parameters(forward)
+        self.captures = 0
+        self.served = 0
+        self._states: list[StateGraphs] = []
+        self._said: set[str] = set()
+        self._impure: set[Hashable] = set()
+        self._lock = threading.RLock()
+
+    def __call__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Serve one call of `model`."""
+        if _is_transformed():
+            return self.forward(model, *args, **kwargs)
+        try:
+            arguments = self.parameters.bind(args, kwargs)
+            call = Call(arguments)
+            states = self._current(model)
+            self._refuse(model, call, arguments, states)
+        except Unservable as reason:
+            self._say(str(reason))
+            return self.forward(model, *args, **kwargs)
+        key = (call.key, torch.is_grad_enabled())
+        for graph in states.graphs.get(key, ()):
+            if graph.accepts(call):
+                self.served += 1
+                return graph.run(call)
+        with self._lock:
+            return self._learn(model, call, key, arguments, states)
+
+    def _current(self, model: nn.Module) -> StateGraphs:
+        """The graphs for the state the model is in; the most recently used state comes first."""
+        for i, states in enumerate(self._states):
+            if states.state.holds():
+                if i:
+                    self._states.insert(0, self._states.pop(i))
+                return states
+        self._states.insert(0, StateGraphs(model))
+        del self._states[self.max_states :]
+        return self._states[0]
+
+    def _refuse(self, model: nn.Module, call: Call, arguments: Mapping[str, Any], states: StateGraphs) -> None:
+        reason = self.parameters.refusal or states.state.refusal
+        if not reason and not call.tensors:
+            reason = "no argument is a tensor"
+        for name in _UNSERVED:
+            config = getattr(model, "config", None)
+            if arguments.get(name, getattr(config, name, False)):
+                reason = f"{name} is on"
+        if reason:
+            raise Unservable(reason)
+
+    def _learn(
+        self, model: nn.Module, call: Call, key: Hashable, arguments: Mapping[str, Any], states: StateGraphs
+    ) -> Any:
+        """Run the original, and capture a graph for later calls like this one."""
+        ones = tuple(size == 1 for tensor in call.tensors for size in tensor.shape)
+        kind = (key, ones)
+        if kind in states.refused or (kind, model.training) in self._impure:
+            return self.forward(model, **arguments)
+        if self.captures >= self.max_graphs:
+            self._say(f"{self.captures} graphs have been captured and this call needs another one")
+            return self.forward(model, **arguments)
+        random, versions = RandomState.now(), states.state.versions()
+        inputs = [tensor._version if not tensor.is_inference() else 0 for tensor in call.tensors]
+        result = self.forward(model, **arguments)
+        try:
+            if not states.state.holds() or versions != states.state.versions():
+                self._impure.add((kind, model.training))
+                raise Unservable("its forward changes the model")
+            if inputs != [tensor._version if not tensor.is_inference() else 0 for tensor in call.tensors]:
+                raise Unservable("its forward writes to its inputs")
+            graph = self._capture(model, call, result, random, states)
+            states.graphs.setdefault(key, []).append(graph)
+        except (Unservable, Mismatch, GraphwrightError) as reason:
+            states.refused.add(kind)
+            self._say(_one_line(reason))
+        except Exception as error:
+            states.refused.add(kind)
+            self._say(f"capturing it failed with {type(error).__name__}: {_one_line(error)}")
+        return result
+
+    def _capture(
+        self, model: nn.Module, call: Call, result: Any, random: RandomState, states: StateGraphs
+    ) -> CapturedGraph:
+        self.captures += 1
+        expected, layouts = take_apart(result, call.caches)
+        graph = CapturedGraph.of(model, self.forward, call, self.pipeline)
+
+        def original(**arguments: Any) -> Any:
+            return self.forward(model, **arguments)
+
+        Checker(original, call, random, states.state.parameters()).check(graph, expected, layouts)
+        return graph
+
+    def _say(self, reason: str) -> None:
+        """Log one sentence, once."""
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning("%s runs its original forward for a call because %s.", self.name, reason.rstrip("."))
+
+
+def _is_transformed() -> bool:
+    """Whether something must see the original forward: a tracer, autocast, global hooks."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.utils._python_dispatch._get_current_dispatch_mode() is not None
+        or bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = f"{error.what} ({error.why})" if isinstance(error, GraphwrightError) and error.why else str(error)
+    return " ".join(text.split())[:300]

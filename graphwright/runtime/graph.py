@@ -1,0 +1,63 @@
+"""CapturedGraph: a lowered call that takes and returns what the original forward did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphwright.ir.program import Program
+from graphwright.lowering.eager.artifact import EagerArtifact
+from graphwright.lowering.eager.target import EagerTarget
+from graphwright.passes.pipeline import Pipeline
+from graphwright.runtime.caches import store_cache
+from graphwright.runtime.call import Call
+from graphwright.runtime.capture import Forward, Layouts, capture_call
+from graphwright.runtime.sizes import SizeGuard
+from graphwright.runtime.structure import rebuild
+
+
+class CapturedGraph:
+    """One captured and lowered call.
+
+    Args:
+        program: The captured program, before any pass.
+        layouts: What its flat results stand for.
+        tensors: The tensors it was captured with.
+        pipeline: Passes to run on it.
+    """
+
+    def __init__(self, program: Program, layouts: Layouts, tensors: Sequence[torch.Tensor], pipeline: Pipeline) -> None:
+        self.guard = SizeGuard(program, tensors)
+        self.layouts = layouts
+        self.artifact: EagerArtifact = EagerTarget(fold="views").lower(pipeline.run(program, in_place=True).program)
+        self._flat = self.artifact.flat
+
+    @staticmethod
+    def of(model: nn.Module, forward: Forward, call: Call, pipeline: Pipeline) -> CapturedGraph:
+        """Capture a call.
+
+        Raises:
+            Unservable: The result holds something that a graph cannot return.
+            GraphwrightError: The capture or a pass failed.
+        """
+        program, layouts = capture_call(model, forward, call)
+        return CapturedGraph(program, layouts, call.tensors, pipeline)
+
+    def accepts(self, call: Call) -> bool:
+        """Whether the sizes of a call (of the right key) are among those the graph is valid for."""
+        return self.guard.accepts(call.tensors)
+
+    def results(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Flat results, the contents of the caches after the call included."""
+        return self._flat(tensors)
+
+    def run(self, call: Call) -> Any:
+        """Serve a call: fills the caller's caches and returns an object like the original's."""
+        left = iter(self._flat(call.tensors))
+        result = rebuild(self.layouts.result, left, call.caches)
+        for cache, layout in zip(call.caches, self.layouts.caches, strict=True):
+            store_cache(cache, layout, left)
+        return result

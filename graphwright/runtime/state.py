@@ -1,0 +1,112 @@
+"""ModelState: what a captured graph takes for granted about its model, and a quick test whether that still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from operator import attrgetter, getitem
+from typing import Any
+
+import torch
+from torch import nn
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CHILDREN = ("_parameters", "_buffers", "_modules")
+_PRIVATE = frozenset(nn.Module().__dict__) - {"training"}
+_SIMPLE = (bool, int, float, str, type(None))
+_LIBRARY_HOOKS = "transformers.utils.output_capturing"
+_dtype, _version = attrgetter("dtype"), attrgetter("_version")
+
+
+class ModelState:
+    """A model's modules, tensors, settings and hooks at one time.
+
+    Settings are the plain attributes of each module and of its config. Values of parameters may change freely (graphs
+    read them anew); buffers may not, because graphs fold them.
+
+    Attributes:
+        refusal: Why no graph can serve the model in this state, None if one can.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        slots = [slot for module in modules for slot in _slots(module)]
+        self._holders = [holder for holder, _ in slots]
+        self._names = [name for _, name in slots]
+        self._objects = list(map(getitem, self._holders, self._names))
+        self._ids = list(map(id, self._objects))
+        self._containers = [vars(module) for module in modules] + [
+            vars(module)[name] for module in modules for name in _HOOKS
+        ]
+        self._lengths = list(map(len, self._containers))
+        self._tensors = [value for value in self._objects if isinstance(value, torch.Tensor)]
+        self._dtypes = list(map(_dtype, self._tensors))
+        self._buffers = [tensor for tensor in self._tensors if not isinstance(tensor, nn.Parameter)]
+        self._device = self._tensors[0].device if self._tensors else None
+        self.refusal = _refusal(modules)
+        self._versions = [] if self.refusal else list(map(_version, self._buffers))
+
+    def holds(self) -> bool:
+        """Whether the model is still as it was; takes well under a microsecond per module."""
+        try:
+            ids = list(map(id, map(getitem, self._holders, self._names)))
+        except KeyError:
+            return False
+        return (
+            ids == self._ids
+            and list(map(len, self._containers)) == self._lengths
+            and list(map(_dtype, self._tensors)) == self._dtypes
+            and (bool(self.refusal) or list(map(_version, self._buffers)) == self._versions)
+            and (self._device is None or self._tensors[0].device == self._device)
+        )
+
+    def parameters(self) -> list[torch.Tensor]:
+        """The trainable parameters, each once."""
+        found = {id(t): t for t in self._tensors if isinstance(t, nn.Parameter) and t.requires_grad}
+        return list(found.values())
+
+    def versions(self) -> list[int]:
+        """Version counters of all tensors: they go up when a tensor is written to."""
+        return list(map(_version, self._tensors))
+
+
+def _slots(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """(dict, key) of everything about a module that a graph depends on."""
+    attributes = vars(module)
+    for name in _CHILDREN:
+        holder = attributes[name]
+        yield from ((holder, key) for key in holder)
+    for name, value in attributes.items():
+        if name not in _PRIVATE and isinstance(value, (*_SIMPLE, torch.Tensor)):
+            yield attributes, name
+    yield from _config_slots(attributes.get("config"))
+
+
+def _config_slots(config: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """The same of a config and, one level down, of the configs in it."""
+    if config is None or isinstance(config, Mapping) or not hasattr(config, "__dict__"):
+        return
+    settings = vars(config)
+    for name, value in settings.items():
+        yield settings, name
+        if hasattr(value, "__dict__") and hasattr(value, "to_dict"):
+            yield from ((vars(value), inner) for inner in vars(value))
+
+
+def _refusal(modules: list[nn.Module]) -> str | None:
+    for module in modules:
+        name = type(module).__name__
+        if "forward" in vars(module):
+            return f"the forward of a {name} was replaced"
+        if getattr(module, "gradient_checkpointing", False) and module.training:
+            return "gradient checkpointing is on"
+        for kind in _HOOKS:
+            hooks = vars(module)[kind].values()
+            if any(getattr(hook, "__module__", "") != _LIBRARY_HOOKS for hook in hooks):
+                return f"a {name} has hooks"
+    tensors = [tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())]
+    for tensor in tensors:
+        if tensor is not None and type(tensor) not in (torch.Tensor, nn.Parameter):
+            return f"a weight is a {type(tensor).__name__}"
+        if tensor is not None and tensor.is_inference():
+            return "a weight was made in inference mode"
+    return None
