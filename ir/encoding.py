@@ -18,7 +18,7 @@ from graphwright.ir.errors import FileFormatError, GraphwrightError
 
 Encoded = Any
 
-_DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
+DTYPES = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 _LAYOUTS = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.layout)}
 _FORMATS = {str(v)[6:]: v for v in vars(torch).values() if isinstance(v, torch.memory_format)}
 
@@ -109,7 +109,7 @@ _DECODERS: dict[str, Callable[[list[Encoded], Mapping[str, Any]], Any]] = {
     "tuple": lambda items, nodes: tuple(_items(items, nodes)),
     "dict": lambda items, nodes: {decode(key, nodes): decode(value, nodes) for key, value in items},
     "slice": lambda items, nodes: slice(*_items(items, nodes)),
-    "dtype": lambda items, _: _DTYPES[items[0]],
+    "dtype": lambda items, _: DTYPES[items[0]],
     "layout": lambda items, _: _LAYOUTS[items[0]],
     "memory_format": lambda items, _: _FORMATS[items[0]],
     "device": lambda items, _: torch.device(items[0]),

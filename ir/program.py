@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from graphwright.ir.guards import Guard
 from graphwright.ir.inputs import bind_arguments, check_leaves
 from graphwright.ir.signature import Example, Signature
 
@@ -45,6 +46,7 @@ class Program:
     signature: Signature
     example: Example
     dims: tuple[Dim, ...] = ()
+    guards: tuple[Guard, ...] = ()
     invariants: frozenset[str] = frozenset()
     name: str = "program"
     revision: int = 0
@@ -92,7 +94,7 @@ class Program:
     def module(self) -> GraphModule:
         """The runnable GraphModule of the current revision; call it as the original `forward`."""
         if self._module is None or self._module[0] != self.revision:
-            module = GraphModule(_root(self.state, self.graph), self.graph, class_name=self.name)
+            module = GraphModule(module_tree(self.state, self.graph), self.graph, class_name=self.name)
             module.train(self.training)
             self._module = (self.revision, module)
         return self._module[1]
@@ -114,7 +116,7 @@ class Program:
     def flatten(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Arguments as checked flat leaves, in placeholder order."""
         leaves = bind_arguments(self.signature, self.example, args, kwargs)
-        check_leaves(self.placeholders, leaves, self.dims)
+        check_leaves(self.placeholders, leaves, self.dims, self.guards)
         return leaves
 
     def run_flat(self, leaves: Iterable[Any]) -> list[Any]:
@@ -175,7 +177,7 @@ class Program:
         return from_exported(exported, example=example, names=names or {}, name=name)
 
 
-def _root(state: State, graph: Graph) -> torch.nn.Module:
+def module_tree(state: State, graph: Graph) -> torch.nn.Module:
     """A module tree that holds just the state that the graph reads.
 
     Plain tensors become buffers; a parameter keeps its identity, so that gradients reach the model's own weights.

@@ -16,6 +16,7 @@ _OPERATORS = (
     "abs add and_ eq floordiv ge getitem gt index inv invert le lshift lt mod mul ne neg not_ or_ pos pow rshift sub "
     "truediv xor"
 )
+_TOUCHES_FILES = frozenset({"aten.from_file.default", "aten.from_file.out"})
 _MATH = "acos asin atan ceil cos cosh floor log2 sin sinh sqrt tan tanh trunc"
 _BUILTINS = "abs bool float int max min pow round"
 
@@ -64,7 +65,7 @@ def resolve_target(name: str) -> Any:
     if name in FUNCTIONS:
         return FUNCTIONS[name]
     found = _registered(name)
-    if found is None:
+    if found is None or name in _TOUCHES_FILES:
         raise FileFormatError(
             f"'{name}' is not an op that is registered here",
             remedies=["import the package that registers the op before loading", "check the version of torch"],
