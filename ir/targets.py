@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
 from graphwright.ir.errors import FileFormatError
 
 _OPERATORS = (

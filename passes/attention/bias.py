@@ -24,11 +24,22 @@ aten = torch.ops.aten
 
 @dataclass
 class Bias:
-    """Result of composing the steps: `scale * ((query * query_factor) @ k^T) + node`."""
+    """Result of composing the steps: `cap(scale * (query * query_factor) @ k^T) + node`, and the sinks.
+
+    While composing, `capped_scale` is the scale inside of a tanh that was met and `scale` the one outside of it.
+    """
 
     scale: float = 1.0
     node: Node | None = None
     query_factor: Node | None = None
+    capped_scale: float | None = None
+    sinks: Node | None = None
+
+    def scale_and_cap(self) -> tuple[float, float | None]:
+        """`a * tanh(b * x)` as the scale a * b, capped at a."""
+        if self.capped_scale is None:
+            return self.scale, None
+        return self.capped_scale * self.scale, self.scale
 
 
 def build_bias(scores: Scores, edit: Edit) -> Bias:
@@ -39,6 +50,7 @@ def build_bias(scores: Scores, edit: Edit) -> Bias:
     """
     bias = Bias()
     for step in reversed(scores.steps):
+        _after_sinks(bias, step)
         _COMPOSE[step.kind](bias, step, edit)
     return bias
 
@@ -78,6 +90,24 @@ def _fill(bias: Bias, step: Step, edit: Edit) -> None:
         bias.node = edit.call(aten.where.ScalarSelf, step.tensor, fill, rest)
 
 
+def _tanh(bias: Bias, step: Step, edit: Edit) -> None:
+    if bias.node is not None or bias.capped_scale is not None:
+        raise NotAttention("tanh is applied to scores that a mask was added to", step.node, "scale")
+    bias.capped_scale, bias.scale = bias.scale, 1.0
+
+
+def _sinks(bias: Bias, step: Step, edit: Edit) -> None:
+    if bias.sinks is not None:
+        raise NotAttention("more than one column is appended to the scores", step.node, "softmax")
+    bias.sinks = step.tensor
+
+
+def _after_sinks(bias: Bias, step: Step) -> None:
+    """Once the sinks are part of the scores, only value-preserving steps may follow."""
+    if bias.sinks is not None and step.kind != "same":
+        raise NotAttention("the scores change after a column was appended to them", step.node, "softmax")
+
+
 def _same(bias: Bias, step: Step, edit: Edit) -> None:
     """The step keeps the value."""
 
@@ -108,6 +138,8 @@ _COMPOSE: dict[str, Callable[[Bias, Step, Edit], None]] = {
     "scale_tensor": _scale_tensor,
     "add": _add,
     "fill": _fill,
+    "tanh": _tanh,
+    "sinks": _sinks,
     "same": _same,
     "reshape": _reshape,
 }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.fx import Node
 
+from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
 from graphwright.ir.edit import Edit
 from graphwright.ir.infer import same_shape, same_size
 from graphwright.ir.node import is_call, shape_of, value_of, where
@@ -34,6 +35,8 @@ State = Mapping[str, Any]
 @dataclass(frozen=True)
 class FuseAttention(Pass):
     """Fuse `softmax(scale * (q @ k^T) + mask) @ v` into one scaled dot product attention.
+
+    Soft-capped scores and attention sinks, which ATen's op cannot express, become `graphwright::attention`.
 
     A mask that is proved causal for every size becomes `is_causal`, one that keeps everything is dropped, repeated
     key and value heads become grouped-query attention.
@@ -91,8 +94,13 @@ class FuseAttention(Pass):
             query, key, value = (edit.aten.unsqueeze(node, 0) for node in (query, key, value))
             mask = edit.aten.unsqueeze(mask, 0) if mask is not None and len(shape_of(mask) or ()) > 2 else mask
         key, value, grouped = self._heads(query, key, value, edit)
-        options: dict[str, Any] = {"scale": bias.scale} | ({"enable_gqa": True} if grouped else {})
-        result = edit.aten.scaled_dot_product_attention(query, key, value, mask, found.dropout, causal, **options)
+        scale, softcap = bias.scale_and_cap()
+        options: dict[str, Any] = {"scale": scale} | ({"enable_gqa": True} if grouped else {})
+        if softcap is None and bias.sinks is None:
+            result = edit.aten.scaled_dot_product_attention(query, key, value, mask, found.dropout, causal, **options)
+        else:
+            options |= {"dropout_p": found.dropout, "is_causal": causal, "softcap": softcap, "sinks": bias.sinks}
+            result = edit.ops("graphwright").attention(query, key, value, mask, **options)
         if flat:
             result = edit.aten.squeeze.dim(result, 0)
         return _like(result, found.output, edit)
@@ -141,10 +149,12 @@ def recognise(softmax: Node, state: State) -> Attention | Miss:
         dim = softmax.args[1]
         if rank < 3 or dim not in (-1, rank - 1):
             raise NotAttention(f"softmax runs over dim {dim} of {rank}, not over the keys of attention", softmax, "dim")
-        output, value, dropout, between = follow(softmax)
+        weighted = follow(softmax)
         source: Any = softmax.args[0]
         scores = find_scores(source, state)
-        return Attention(softmax, scores, value, output, dropout, between)
+        if any(step.kind == "sinks" for step in scores.steps) != (weighted.cut is not None):
+            raise NotAttention("the probabilities are cut, but the scores were not extended", softmax, "values")
+        return Attention(softmax, scores, weighted.value, weighted.output, weighted.dropout, weighted.between)
     except NotAttention as reason:
         return _miss(softmax, reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,22 +31,41 @@ def only_user(node: Node, part: str) -> Node:
     raise NotAttention(f"%{node.name} has {len(users)} users: {what}", node, part)
 
 
-def follow(softmax: Node) -> tuple[Node, Node, float, list[Node]]:
-    """Follow the probabilities to their product with the values.
+@dataclass(frozen=True)
+class Weighted:
+    """What happens to the probabilities.
 
-    Returns:
-        The product, the values, the probability of dropout, and the nodes in between.
+    Args:
+        output: Their product with the values.
+        value: The values.
+        dropout: Probability of dropout.
+        between: The nodes between the softmax and the product.
+        cut: The node that cuts off the last probability of each row, if there is one (that of an attention sink).
+    """
+
+    output: Node
+    value: Node
+    dropout: float
+    between: list[Node]
+    cut: Node | None
+
+
+def follow(softmax: Node) -> Weighted:
+    """Follow the probabilities to their product with the values.
 
     Raises:
         NotAttention: Something else happens to the probabilities.
     """
     between: list[Node] = []
-    dropout, current = 0.0, softmax
+    dropout, current, cut = 0.0, softmax, None
     while True:
         user = only_user(current, "values")
         if is_call(user, *PRODUCTS) and user.args[0] is current:
-            return user, _node(user.args[1]), dropout, between
-        dropout = max(dropout, _step(user, current))
+            return Weighted(user, _node(user.args[1]), dropout, between, cut)
+        if cut is None and _cuts_last(user):
+            cut = user
+        else:
+            dropout = max(dropout, _step(user, current))
         between.append(user)
         current = user
 
@@ -53,6 +73,15 @@ def follow(softmax: Node) -> tuple[Node, Node, float, list[Node]]:
 def _node(value: Any) -> Node:
     assert isinstance(value, Node)
     return value
+
+
+def _cuts_last(node: Node) -> bool:
+    """Whether a node is `x[..., :-1]`."""
+    if not is_call(node, aten.slice.Tensor):
+        return False
+    arguments = bound(node)
+    last = arguments["dim"] in (-1, len(shape_of(node) or ()) - 1)
+    return last and arguments["start"] in (None, 0) and arguments["end"] == -1 and arguments["step"] == 1
 
 
 def _step(user: Node, current: Node) -> float:

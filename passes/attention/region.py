@@ -41,7 +41,8 @@ class Step:
 
     Args:
         kind: `scale` (times a number), `scale_tensor` (times a tensor), `add` (plus sign * tensor),
-            `fill` (a number where a mask holds), `reshape`, or `same` (keeps the value: casts, shifts).
+            `fill` (a number where a mask holds), `tanh` (soft-capping), `sinks` (a further column of scores that the
+            softmax sees and the values do not), `reshape`, or `same` (keeps the value: casts, shifts).
         node: The op's node.
         number: The factor, the sign, or the fill value.
         tensor: The other tensor: factor, addend or mask.

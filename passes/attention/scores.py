@@ -96,6 +96,19 @@ def _cast(node: Node, state: State) -> list[tuple[Node, Step]]:
     return [(_node(node.args[0]), Step("same", node))] if value_of(node).dtype.is_floating_point else []
 
 
+def _tanh(node: Node, state: State) -> list[tuple[Node, Step]]:
+    return [(_node(node.args[0]), Step("tanh", node))]
+
+
+def _sinks(node: Node, state: State) -> list[tuple[Node, Step]]:
+    """`cat([scores, sinks], -1)`: one further column."""
+    arguments = bound(node)
+    tensors, last = arguments["tensors"], arguments["dim"] in (-1, len(shape_of(node) or ()) - 1)
+    if not last or len(tensors) != 2 or (shape_of(tensors[1]) or (0,))[-1] != 1:
+        return []
+    return [(tensors[0], Step("sinks", node, tensor=tensors[1]))]
+
+
 def _reshape(node: Node, state: State) -> list[tuple[Node, Step]]:
     source = _node(node.args[0])
     return [(source, Step("reshape", node))] if keeps_last_dims(node, source) else []
@@ -211,4 +224,6 @@ _READERS: tuple[tuple[tuple[Any, ...], Reader], ...] = (
     ((aten.masked_fill,), _masked_fill),
     ((aten.where,), _where),
     ((aten.maximum, aten.clamp_min), _clamp),
+    ((aten.tanh,), _tanh),
+    ((aten.cat,), _sinks),
 )

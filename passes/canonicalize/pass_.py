@@ -12,7 +12,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.ir.views import views_of
 from graphwright.passes.base import Pass
-from graphwright.passes.canonicalize import casts, noise, shapes
+from graphwright.passes.canonicalize import casts, einsum, noise, shapes
 from graphwright.passes.canonicalize.cleanup import merge_duplicates, remove_dead
 from graphwright.passes.canonicalize.constants import fold_constants
 from graphwright.passes.canonicalize.functionalize import functionalize
@@ -23,7 +23,7 @@ from graphwright.passes.local import RuleTable, merge_tables, sweep
 @cache
 def rule_table() -> RuleTable:
     """All local rules of canonicalization."""
-    return merge_tables((noise.TABLE, casts.TABLE, shapes.TABLE))
+    return merge_tables((einsum.TABLE, noise.TABLE, casts.TABLE, shapes.TABLE))
 
 
 @dataclass(frozen=True)

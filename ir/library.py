@@ -1,0 +1,75 @@
+"""Our own ops, only where ATen has none: each with a schema, a reference made of ATen ops, and its gradients.
+
+| op | what it computes |
+|---|---|
+| `graphwright::attention` | attention with what `aten.scaled_dot_product_attention` cannot express: soft-capped scores, sinks |
+
+The references are composite: autograd, fake tensors and torch.export see through them, and `decompose` gives targets
+that lack the op the same ATen ops.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_LIBRARY = torch.library.Library("graphwright", "DEF")
+
+_LIBRARY.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? bias=None, *, float scale, float? softcap=None,"
+    " Tensor? sinks=None, float dropout_p=0.0, bool is_causal=False, bool enable_gqa=False) -> Tensor"
+)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """`softmax(cap(scale * query @ key^T) + bias) @ value`, with `cap(x) = softcap * tanh(x / softcap)`.
+
+    Args:
+        query: [..., heads, queries, width].
+        key: [..., heads, keys, width]; fewer heads with `enable_gqa`.
+        value: [..., heads, keys, value width]; fewer heads with `enable_gqa`.
+        bias: Broadcastable to [..., heads, queries, keys], added after capping; a boolean one keeps where true.
+        scale: Factor of the scores.
+        softcap: Bound of the scores, None for no bound.
+        sinks: Broadcastable to [..., heads, queries, 1]: a further score per row that takes part in the softmax and
+            has no value (attention sinks of gpt-oss).
+        dropout_p: Probability of dropping an attention weight.
+        is_causal: Keep only keys at or before the query's position, counted from the start of both.
+        enable_gqa: Repeat key and value heads to as many as the query has.
+
+    Returns:
+        [..., heads, queries, value width].
+    """
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    scores = torch.matmul(query, key.transpose(-2, -1)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if is_causal:
+        keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~keep, float("-inf"))
+    if bias is not None:
+        scores = scores.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else scores + bias
+    if sinks is not None:
+        column = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+        weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+    else:
+        weights = torch.softmax(scores, dim=-1)
+    if dropout_p > 0:
+        weights = torch.dropout(weights, dropout_p, True)
+    return torch.matmul(weights, value)
+
+
+_LIBRARY.impl("attention", attention, "CompositeImplicitAutograd")
