@@ -18,6 +18,7 @@ from graphwright.ir.infer import fake_mode_of
 from graphwright.ir.node import module_path, source_line, where
 from graphwright.ir.program import Program
 from graphwright.ir.record import NodeRecord, Rewrite, node_record
+from graphwright.ir.sizes import symbol_sources
 
 Sink = Callable[[Rewrite], None]
 
@@ -36,6 +37,7 @@ class Rewriter:
         self.pass_name = pass_name
         self.fake_mode = fake_mode_of(program.graph)
         self.names = program.dim_names()
+        self.symbols = symbol_sources(program.graph)
         self._sink = sink
 
     @contextmanager

@@ -20,13 +20,12 @@ aten = torch.ops.aten
 def inline_regions(program: Program, rewriter: Rewriter) -> int:
     """Inline every region that computes the same without its wrapper; returns how many."""
     inlined = 0
-    while True:
-        region = next((node for node in program.graph.nodes if _is_inlinable(node)), None)
-        if region is None:
-            return inlined
-        with rewriter.site("InlineRegion", (region,)) as edit:
-            _inline(region, program, edit)
-        inlined += 1
+    while regions := [node for node in program.graph.nodes if _is_inlinable(node)]:
+        for region in regions:
+            with rewriter.site("InlineRegion", (region,)) as edit:
+                _inline(region, program, edit)
+        inlined += len(regions)
+    return inlined
 
 
 def _is_inlinable(node: Node) -> bool:
