@@ -121,7 +121,20 @@ def parse(dynamic: Any, leaves: Sequence[tuple[str, Any]], suggested: Leaves | N
         return suggested
     if all(isinstance(value, _SCALAR_TYPES) for value in dynamic.values()) and not _names_tensor(dynamic, leaves):
         return _pick(dynamic, suggested)
-    return _by_parameter(dynamic, leaves)
+    return _unshare(_by_parameter(dynamic, leaves), leaves)
+
+
+def _unshare(axes: Leaves, leaves: Sequence[tuple[str, Any]]) -> Leaves:
+    """Let go of equalities that nobody asked for and that the example does not keep."""
+    sizes: dict[str, int] = {}
+    return [
+        {
+            i: axis if axis.required else replace(axis, shared=sizes.setdefault(axis.name, size) == size)
+            for i, axis in wanted.items()
+            for size in [leaf.shape[i]]
+        }
+        for (_, leaf), wanted in zip(leaves, axes, strict=True)
+    ]
 
 
 def _names_tensor(dynamic: Mapping[str, Any], leaves: Sequence[tuple[str, Any]]) -> bool:
@@ -200,8 +213,3 @@ def only(axes: Leaves, names: Iterable[str]) -> Leaves:
     """The axes with one of these names."""
     kept = set(names)
     return [{i: axis for i, axis in leaf.items() if axis.name in kept} for leaf in axes]
-
-
-def relax(axes: Leaves) -> Leaves:
-    """The same axes without ranges and demands."""
-    return [{i: replace(axis, required=False) for i, axis in leaf.items()} for leaf in axes]

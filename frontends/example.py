@@ -54,9 +54,7 @@ class _Builder:
     def __init__(self, model: Any, task: str) -> None:
         self.model, self.task, self.config = model, task, model.config
         self.parameters = inspect.signature(model.forward).parameters
-        self.text = (
-            self.config.get_text_config(decoder=False) if hasattr(self.config, "get_text_config") else self.config
-        )
+        self.text = text_config(self.config)
         self.random = torch.Generator().manual_seed(0)
         taken = set(numbers(self.config))
         self.batch = next((size for size in _BATCHES if size not in taken), _BATCHES[0])
@@ -166,9 +164,7 @@ class _Builder:
         size = self.vision("image_size", "input_size", "img_size")
         height, width = pair(size) if size else (64, 96)
         frames = self.vision("num_frames", "frames_per_clip")
-        moving = (
-            isinstance(frames, int) and "ideo" in (inspect.getdoc(type(self.model)) or "") + type(self.model).__name__
-        )
+        moving = isinstance(frames, int) and frames > 1
         free = (None, None) if size else ("height", "width")
         if moving:
             shape, names = (self.batch, frames, channels, height, width), ("batch", None, None, *free)
@@ -178,12 +174,9 @@ class _Builder:
 
     def vision(self, *names: str) -> Any:
         """A setting of the part of the config that is about images."""
-        parts = [
-            getattr(self.config, part, None) for part in ("vision_config", "backbone_config", "image_encoder_config")
-        ]
-        return next(
-            (value for part in (*parts, self.config) if part is not None if (value := first(part, *names))), None
-        )
+        parts = (getattr(self.config, part, None) for part in ("vision_config", "backbone_config"))
+        values = (first(part, *names) for part in (*parts, self.config) if part is not None)
+        return next((value for value in values if value is not None), None)
 
     def pixel_values_videos(self) -> None:
         frames = first(self.config, "frames_per_clip", "num_frames") or 4

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from graphwright.ir.guards import guards_of
 from graphwright.ir.program import Dim, Program, State
 from graphwright.ir.signature import Example, Signature
 
@@ -38,6 +39,7 @@ def from_exported(exported: ExportedProgram, *, example: Example, names: Mapping
         signature=Signature(_parameters(exported, example), in_spec, out_spec),
         example=example,
         dims=_dims(graph, exported, names),
+        guards=guards_of(graph),
         name=name,
         training=False,
     )

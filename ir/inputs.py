@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from graphwright.ir.errors import InputError
+from graphwright.ir.guards import Guard, failed_guard
 from graphwright.ir.signature import Example, Signature
 
 
@@ -63,8 +65,10 @@ def _default(name: str, captured: Any) -> Any:
     return captured
 
 
-def check_leaves(placeholders: Sequence[Node], leaves: Sequence[Any], dims: Sequence[Any]) -> None:
-    """Compare leaves with the recorded types; equal symbols must have equal sizes.
+def check_leaves(
+    placeholders: Sequence[Node], leaves: Sequence[Any], dims: Sequence[Any], guards: Sequence[Guard] = ()
+) -> None:
+    """Compare leaves with the recorded types; equal symbols must have equal sizes, and the guards must hold.
 
     Raises:
         InputError: Names the input and dimension, the size found, and what is allowed.
@@ -82,6 +86,35 @@ def check_leaves(placeholders: Sequence[Node], leaves: Sequence[Any], dims: Sequ
                 f"input '{node.target}' was captured as the constant {expected!r}, given {leaf!r}",
                 remedies=["capture the model again with this value"],
             )
+    _check_relations({text: size for text, (size, _) in sizes.items()}, sizes, ranges, guards)
+
+
+def _check_relations(
+    found: Mapping[str, int],
+    sizes: Mapping[str, tuple[int, str]],
+    ranges: Mapping[str, Any],
+    guards: Sequence[Guard],
+) -> None:
+    """Check sizes that are expressions of others (`s11 + s70`), and the conditions on several sizes."""
+    from graphwright.ir.symbols import parse_size
+
+    symbols = {text: size for text, size in found.items() if text.isidentifier()}
+    for text, (size, what) in sizes.items():
+        if not text.isidentifier() and (want := parse_size(text, symbols)) != size:
+            raise InputError(f"input {what} is {size}, but must be {want}", why=f"it is {_named(text, ranges)}")
+    guard = failed_guard(guards, symbols)
+    if guard is not None:
+        raise InputError(
+            "inputs of these sizes take another path through the model than the captured one",
+            at=guard.source or None,
+            why=f"captured for {_named(guard.condition, ranges)}",
+            remedies=["capture the model again with inputs of these sizes"],
+        )
+
+
+def _named(text: str, ranges: Mapping[str, Any]) -> str:
+    """An expression with the names of the dimensions in place of the symbols."""
+    return re.sub(r"\w+", lambda found: ranges[found[0]].name if found[0] in ranges else found[0], text)
 
 
 def _check_tensor(
