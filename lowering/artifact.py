@@ -19,6 +19,7 @@ import torch
 
 from graphwright.ir.errors import FileFormatError
 from graphwright.lowering.interface import Interface
+from graphwright.lowering.interface_json import interface_to_json
 
 MANIFEST = "manifest.json"
 FORMAT = "graphwright-artifact"
@@ -105,7 +106,7 @@ class Artifact(ABC):
             "format": FORMAT,
             "version": VERSION,
             "target": self.target,
-            "interface": self.interface.to_json(),
+            "interface": interface_to_json(self.interface),
             "files": {
                 path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                 for path in files

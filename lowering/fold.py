@@ -47,7 +47,9 @@ def fold(program: Program) -> Program:
     """A copy of `program` with its weight expressions computed; new tensors are called `folded.<node>`."""
     folded = program.clone()
     constant = constant_nodes(folded)
-    frontier = [n for n in constant if isinstance(value_of(n), torch.Tensor) and any(u not in constant for u in n.users)]
+    frontier = [
+        n for n in constant if isinstance(value_of(n), torch.Tensor) and any(u not in constant for u in n.users)
+    ]
     for node in sorted(frontier):
         name = f"folded.{node.name}"
         folded.state[name] = evaluate(folded, node)

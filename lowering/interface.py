@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from graphwright.ir.errors import FileFormatError, InputError
+from graphwright.ir.errors import InputError
 from graphwright.ir.inputs import bind_arguments
 from graphwright.ir.program import Program
 from graphwright.ir.signature import Example, Signature
+from graphwright.lowering.dims import dim_text, evaluate
 from graphwright.lowering.names import input_names, output_names
 
 Constants = dict[int, Any]
@@ -29,16 +29,27 @@ class Port:
         dtype: Name of the element type, such as `float32`.
         shape: Sizes; a text is the name of a dynamic dimension, or an expression of such names.
         leaf: Position among the flat arguments or results of the original call.
+        range: Smallest and largest value in the captured example, for integers; None for other inputs and outputs.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     leaf: int
+    range: tuple[int, int] | None = None
 
     def torch_dtype(self) -> torch.dtype:
         """The element type as torch has it."""
         return getattr(torch, self.dtype)
+
+
+@dataclass(frozen=True)
+class DimInfo:
+    """A named dimension: smallest and largest size (None: unbounded), and its size in the captured example."""
+
+    min: int = 0
+    max: int | None = None
+    example: int = 2
 
 
 @dataclass(frozen=True)
@@ -48,15 +59,16 @@ class Interface:
     Args:
         inputs: The tensor arguments.
         outputs: The tensor results.
-        dims: Smallest and largest size (None: unbounded) of each named dimension.
+        dims: The named dimensions.
         signature: Layout of the original call, None where it could not be kept.
+        positional: Number of arguments that were captured by position.
         fixed_inputs: Arguments that are not tensors, by leaf.
         fixed_outputs: Results that are not tensors, by leaf.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    dims: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    dims: dict[str, DimInfo] = field(default_factory=dict)
     signature: Signature | None = None
     positional: int = 0
     fixed_inputs: Constants = field(default_factory=dict)
@@ -65,23 +77,24 @@ class Interface:
     @staticmethod
     def of(program: Program) -> Interface:
         """The interface of a program."""
-        signature, names = program.signature, program.dim_names()
+        signature = program.signature
         labels = input_names(signature.in_spec, signature.parameters)
-        taken = set(labels)
         leaves = program.example.leaves()
         arguments = list(zip(labels, program.placeholders, strict=True))
-        results = list(zip(output_names(signature.out_spec, taken), program.results, strict=True))
+        results = list(zip(output_names(signature.out_spec, set(labels)), program.results, strict=True))
+        names = program.dim_names()
+        inputs = [_input(name, node, i, names, leaves[i]) for i, (name, node) in enumerate(arguments) if _tensor(node)]
         return Interface(
-            inputs=tuple(_port(name, node, i, names) for i, (name, node) in enumerate(arguments) if _is_tensor(node)),
-            outputs=tuple(_port(name, node, i, names) for i, (name, node) in enumerate(results) if _is_value(node)),
-            dims={dim.name: (dim.min, dim.max) for dim in program.dims},
+            inputs=tuple(inputs),
+            outputs=tuple(_port(name, node, i, names) for i, (name, node) in enumerate(results) if _tensor(node, True)),
+            dims=_dims(program, inputs, leaves),
             signature=signature,
             positional=len(program.example.args),
-            fixed_inputs={i: leaves[i] for i, (_, node) in enumerate(arguments) if not _is_tensor(node)},
-            fixed_outputs={i: node for i, (_, node) in enumerate(results) if not _is_value(node)},
+            fixed_inputs={i: leaves[i] for i, (_, node) in enumerate(arguments) if not _tensor(node)},
+            fixed_outputs={i: node for i, (_, node) in enumerate(results) if not _tensor(node, True)},
         )
 
-    # ---- calls -------------------------------------------------------------------------------
+    # ---- checks ------------------------------------------------------------------------------
 
     def check(self, inputs: Mapping[str, torch.Tensor]) -> None:
         """Compare inputs with the recorded types; dimensions of one name must have one size.
@@ -93,33 +106,30 @@ class Interface:
         for name in inputs:
             if name not in known:
                 raise InputError(f"there is no input '{name}'", why=f"the inputs are {', '.join(known)}")
-        sizes: dict[str, tuple[int, str]] = {}
+        sizes: dict[str, int] = {}
         for name, port in known.items():
             if name not in inputs:
                 raise InputError(f"input '{name}' is missing", why=f"the inputs are {', '.join(known)}")
-            self._check_tensor(port, inputs[name], sizes)
+            _check_type(port, inputs[name])
+            self._check_names(port, inputs[name], sizes)
+        for port in self.inputs:
+            _check_expressions(port, inputs[port.name], sizes)
 
-    def _check_tensor(self, port: Port, tensor: torch.Tensor, sizes: dict[str, tuple[int, str]]) -> None:
-        if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"input '{port.name}' must be a tensor, given {type(tensor).__name__}")
-        if tensor.dtype != port.torch_dtype():
-            raise InputError(f"input '{port.name}' must have dtype {port.dtype}, given {tensor.dtype}")
-        if tensor.dim() != len(port.shape):
-            raise InputError(f"input '{port.name}' must have {len(port.shape)} dimensions, given {tensor.dim()}")
+    def _check_names(self, port: Port, tensor: torch.Tensor, sizes: dict[str, int]) -> None:
         for i, (want, have) in enumerate(zip(port.shape, tensor.shape, strict=True)):
-            self._check_size(f"'{port.name}' dimension {i}", want, int(have), sizes)
+            what = f"input '{port.name}' dimension {i}"
+            if isinstance(want, int) and want != have:
+                raise InputError(f"{what} is {have}, but was captured with the fixed size {want}")
+            info = self.dims.get(str(want))
+            if info is None:
+                continue
+            if have < info.min or (info.max is not None and have > info.max):
+                top = "any" if info.max is None else info.max
+                raise InputError(f"{what} ({want}) is {have}, allowed are {info.min} to {top}")
+            if sizes.setdefault(str(want), int(have)) != have:
+                raise InputError(f"{what} is {have}, but another input has {sizes[str(want)]}: both are '{want}'")
 
-    def _check_size(self, what: str, want: int | str, have: int, sizes: dict[str, tuple[int, str]]) -> None:
-        if isinstance(want, int):
-            if want != have:
-                raise InputError(f"input {what} is {have}, but was captured with the fixed size {want}")
-            return
-        low, high = self.dims.get(want, (0, None))
-        if have < low or (high is not None and have > high):
-            raise InputError(f"input {what} ({want}) is {have}, allowed are {low} to {high or 'any'}")
-        first, where = sizes.setdefault(want, (have, what))
-        if first != have:
-            raise InputError(f"input {what} is {have}, but {where} is {first}: both are the dimension '{want}'")
+    # ---- calls -------------------------------------------------------------------------------
 
     def flatten(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Arguments of the original `forward` as inputs by name.
@@ -128,7 +138,7 @@ class Interface:
             InputError: The arguments do not fit the captured call.
         """
         signature = self._signature()
-        leaves = bind_arguments(signature, self._example(signature), args, kwargs)
+        leaves = bind_arguments(signature, self._example(), args, kwargs)
         for i, value in self.fixed_inputs.items():
             if leaves[i] != value:
                 name = input_names(signature.in_spec, signature.parameters)[i]
@@ -137,9 +147,26 @@ class Interface:
 
     def unflatten(self, outputs: Mapping[str, torch.Tensor]) -> Any:
         """Outputs by name in the classes that the original `forward` returned."""
-        signature = self._signature()
         leaves: Constants = dict(self.fixed_outputs) | {port.leaf: outputs[port.name] for port in self.outputs}
-        return pytree.tree_unflatten([leaves[i] for i in range(len(leaves))], signature.out_spec)
+        return pytree.tree_unflatten([leaves[i] for i in range(len(leaves))], self._signature().out_spec)
+
+    def arguments(self, inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Inputs by name as the arguments of the original `forward`."""
+        leaves: Constants = dict(self.fixed_inputs) | {port.leaf: inputs[port.name] for port in self.inputs}
+        args, kwargs = pytree.tree_unflatten([leaves[i] for i in range(len(leaves))], self._signature().in_spec)
+        return tuple(args), dict(kwargs)
+
+    def results(self, result: Any) -> dict[str, torch.Tensor]:
+        """What the original `forward` returned as outputs by name.
+
+        Raises:
+            InputError: The result has another number of leaves than the captured one.
+        """
+        leaves = pytree.tree_leaves(result, is_leaf=lambda leaf: leaf is None)
+        expected = len(self.outputs) + len(self.fixed_outputs)
+        if len(leaves) != expected:
+            raise InputError(f"the result has {len(leaves)} values, the captured one had {expected}")
+        return {port.name: torch.as_tensor(leaves[port.leaf]) for port in self.outputs}
 
     def _signature(self) -> Signature:
         if self.signature is None:
@@ -149,83 +176,53 @@ class Interface:
             )
         return self.signature
 
-    def _example(self, signature: Signature) -> Example:
+    def _example(self) -> Example:
         """A stand-in for the captured call: only its structure and its constants matter for binding."""
-        leaves = dict(self.fixed_inputs)
-        leaves |= {port.leaf: torch.empty([1] * len(port.shape), dtype=port.torch_dtype()) for port in self.inputs}
-        args, kwargs = pytree.tree_unflatten([leaves[i] for i in range(len(leaves))], signature.in_spec)
-        return Example(tuple(args), dict(kwargs))
-
-    # ---- files -------------------------------------------------------------------------------
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads."""
-        return {
-            "inputs": [asdict(port) for port in self.inputs],
-            "outputs": [asdict(port) for port in self.outputs],
-            "dims": {name: list(bounds) for name, bounds in self.dims.items()},
-            "call": self._call_json(),
-        }
-
-    def _call_json(self) -> dict[str, Any] | None:
-        if self.signature is None:
-            return None
-        try:
-            call = {
-                "parameters": list(self.signature.parameters),
-                "positional": self.positional,
-                "in_spec": pytree.treespec_dumps(self.signature.in_spec),
-                "out_spec": pytree.treespec_dumps(self.signature.out_spec),
-                "fixed_inputs": sorted(self.fixed_inputs.items()),
-                "fixed_outputs": sorted(self.fixed_outputs.items()),
-            }
-            json.dumps(call)
-        except (NotImplementedError, TypeError):  # a class without a serialised name, or an odd constant
-            return None
-        return call
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Interface:
-        """Read what `to_json` made; the original call is left out where its classes are not known here.
-
-        Raises:
-            FileFormatError: The data is not what `to_json` makes.
-        """
-        try:
-            call = data["call"] or {}
-            return Interface(
-                inputs=tuple(_port_from_json(item) for item in data["inputs"]),
-                outputs=tuple(_port_from_json(item) for item in data["outputs"]),
-                dims={name: (low, high) for name, (low, high) in data["dims"].items()},
-                signature=_signature_from_json(call),
-                positional=call.get("positional", 0),
-                fixed_inputs={i: value for i, value in call.get("fixed_inputs", ())},
-                fixed_outputs={i: value for i, value in call.get("fixed_outputs", ())},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError("the interface in the manifest is not well formed", why=repr(error)) from error
+        blanks = {port.name: torch.empty([1] * len(port.shape), dtype=port.torch_dtype()) for port in self.inputs}
+        return Example(*self.arguments(blanks))
 
 
-def _signature_from_json(call: Mapping[str, Any]) -> Signature | None:
-    if not call:
-        return None
-    try:
-        in_spec, out_spec = pytree.treespec_loads(call["in_spec"]), pytree.treespec_loads(call["out_spec"])
-    except NotImplementedError:  # the package that registers the classes is not imported
-        return None
-    return Signature(tuple(call["parameters"]), in_spec, out_spec)
+def _check_type(port: Port, tensor: Any) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"input '{port.name}' must be a tensor, given {type(tensor).__name__}")
+    if tensor.dtype != port.torch_dtype():
+        raise InputError(f"input '{port.name}' must have dtype {port.dtype}, given {tensor.dtype}")
+    if tensor.dim() != len(port.shape):
+        raise InputError(f"input '{port.name}' must have {len(port.shape)} dimensions, given {tensor.dim()}")
 
 
-def _port_from_json(item: Mapping[str, Any]) -> Port:
-    return Port(str(item["name"]), str(item["dtype"]), tuple(item["shape"]), int(item["leaf"]))
+def _check_expressions(port: Port, tensor: torch.Tensor, sizes: Mapping[str, int]) -> None:
+    for i, (want, have) in enumerate(zip(port.shape, tensor.shape, strict=True)):
+        expected = evaluate(want, sizes)
+        if expected is not None and expected != have:
+            raise InputError(f"input '{port.name}' dimension {i} is {have}, but {want} is {expected}")
 
 
-def _is_tensor(node: Any) -> bool:
-    return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
+def _dims(program: Program, inputs: list[Port], leaves: list[Any]) -> dict[str, DimInfo]:
+    """The program's dimensions. One that only caches have may be 0: the cache is empty before the first token."""
+    seen: dict[str, int] = {}
+    outside: set[str] = set()
+    for port in inputs:
+        for name, size in zip(port.shape, leaves[port.leaf].shape, strict=True):
+            seen.setdefault(str(name), int(size))
+            if not port.name.startswith("past_key_values."):
+                outside.add(str(name))
+    return {
+        dim.name: DimInfo(dim.min if dim.name in outside else 0, dim.max, seen.get(dim.name, max(dim.min, 2)))
+        for dim in program.dims
+    }
 
 
-def _is_value(node: Any) -> bool:
-    return isinstance(node, Node)
+def _tensor(node: Any, numbers: bool = False) -> bool:
+    """Whether a node stands for a tensor, or with `numbers` for any value that is computed."""
+    return isinstance(node, Node) and (numbers or isinstance(node.meta.get("val"), torch.Tensor))
+
+
+def _input(name: str, node: Node, leaf: int, names: Mapping[str, str], example: torch.Tensor) -> Port:
+    port = _port(name, node, leaf, names)
+    if example.is_floating_point() or example.is_complex() or not example.numel():
+        return port
+    return Port(port.name, port.dtype, port.shape, leaf, (int(example.min()), int(example.max())))
 
 
 def _port(name: str, node: Node, leaf: int, names: Mapping[str, str]) -> Port:
@@ -234,16 +231,3 @@ def _port(name: str, node: Node, leaf: int, names: Mapping[str, str]) -> Port:
         return Port(name, "int64", (), leaf)
     sizes = tuple(dim_text(size, names) for size in value.shape)
     return Port(name, str(value.dtype).removeprefix("torch."), sizes, leaf)
-
-
-def dim_text(size: int | torch.SymInt, names: Mapping[str, str]) -> int | str:
-    """A size as an int, the name of its dimension, or an expression such as `past_sequence + sequence`."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    if expression.is_Integer:
-        return int(expression)
-    import sympy
-
-    symbols = {s: sympy.Symbol(names.get(str(s), str(s)), integer=True, positive=True) for s in expression.free_symbols}
-    return str(expression.xreplace(symbols))

@@ -47,7 +47,7 @@ def attention(
     if flat:
         query, key, value = (b.op("Unsqueeze", part, b.axes(1)) for part in (query, key, value))
         mask = None if mask is None or b.rank(attn_mask) < 3 else b.op("Unsqueeze", mask, b.axes(1))  # type: ignore[arg-type]
-    if b.opset >= 23:
+    if b.opset >= 23 and b.result.dtype != torch.float64:  # ONNX Runtime computes double attention in float
         result = b.op("Attention", query, key, value, mask, is_causal=int(is_causal) or None, scale=scale)
     else:
         result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
@@ -61,7 +61,7 @@ def _mask(b: Emission, mask: ir.Value, queries: Any, keys: Any) -> ir.Value:
     smallest number for minus infinity and gives zeros, so a number just above takes its place.
     """
     shape = list(b.shape(mask))
-    rows = shape[:-2] + [queries, keys]
+    rows = [*shape[:-2], queries, keys]
     fake = b.fake(mask)
     if fake.dtype != torch.bool:
         lowest = torch.finfo(fake.dtype).min
@@ -72,14 +72,21 @@ def _mask(b: Emission, mask: ir.Value, queries: Any, keys: Any) -> ir.Value:
 
 
 def _decomposed(
-    b: Emission, parts: tuple[ir.Value, ...], shapes: list[Any], mask: ir.Value | None, causal: bool, scale: float | None
+    b: Emission,
+    parts: tuple[ir.Value, ...],
+    shapes: list[Any],
+    mask: ir.Value | None,
+    causal: bool,
+    scale: float | None,
 ) -> ir.Value:
     """`softmax(q @ k.T * scale + mask) @ v`; a row without any key gives zeros, as in torch."""
     query, key, value = parts
     dtype = b.result.dtype
     factor = 1 / math.sqrt(shapes[0][-1]) if scale is None else scale
     if len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1]):
-        key, value = (_repeat_heads(b, part, shapes[0], shape) for part, shape in zip(parts[1:], shapes[1:], strict=True))
+        key, value = (
+            _repeat_heads(b, part, shapes[0], shape) for part, shape in zip(parts[1:], shapes[1:], strict=True)
+        )
     scaled = b.op("Mul", query, b.const(factor, dtype))
     scores = b.op("MatMul", scaled, b.op("Transpose", key, perm=[0, 1, 3, 2]))
     allowed = _allowed(b, mask, shapes[0][-2], shapes[1][-2]) if causal else mask
@@ -103,7 +110,7 @@ def _allowed(b: Emission, mask: ir.Value | None, queries: Any, keys: Any) -> ir.
 
 def _repeat_heads(b: Emission, part: ir.Value, query: Any, shape: Any) -> ir.Value:
     """Each key or value head as often as there are query heads per key head: `[b, k, s, d] -> [b, q, s, d]`."""
-    batch, heads, length, size = shape
+    _, heads, length, size = shape
     groups = query[1] // heads
     wide = b.op("Expand", b.op("Unsqueeze", part, b.axes(2)), b.const([1, 1, groups, 1, 1]))
     return b.op("Reshape", wide, b.sizes.vector([0, heads * groups, length, size]))

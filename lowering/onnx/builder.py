@@ -141,8 +141,8 @@ class Builder:
 
     def common_dtype(self, *values: ir.Value | Scalar) -> torch.dtype:
         """The type torch computes in for these arguments."""
-        from torch._prims_common import elementwise_dtypes
         from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Kind
+        from torch._prims_common import elementwise_dtypes
 
         known = [self._fakes[v] if isinstance(v, ir.Value) else v for v in values]
         return elementwise_dtypes(*known, type_promotion_kind=Kind.NO_OPMATH)[1]

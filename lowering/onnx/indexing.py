@@ -70,7 +70,10 @@ def broadcast_shape(shapes: list[tuple[Size, ...]]) -> list[Size]:
     """Sizes after broadcasting; of two sizes the one that is not 1."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return [next((size for size in sizes if not (isinstance(size, int) and size == 1)), 1) for sizes in zip(*padded, strict=True)]
+    return [
+        next((size for size in sizes if not (isinstance(size, int) and size == 1)), 1)
+        for sizes in zip(*padded, strict=True)
+    ]
 
 
 def result_order(dims: list[int], rest: list[int], rank: int) -> list[int]:

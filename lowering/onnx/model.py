@@ -14,7 +14,8 @@ from torch.fx import Node
 from graphwright.ir.errors import UnsupportedError
 from graphwright.ir.node import bound, where
 from graphwright.ir.program import Program
-from graphwright.lowering.interface import Interface, Port, dim_text
+from graphwright.lowering.dims import dim_text
+from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.onnx.table import TABLE, Emission
 from graphwright.lowering.onnx.weights import Weights
 
@@ -37,7 +38,8 @@ class _Emitter:
         self.program, self.opset = program, opset
         self.interface = Interface.of(program)
         self.names = program.dim_names()
-        self.builder = Emission(opset, frozenset(dim.symbol for dim in program.dims if dim.min == 0))
+        empty = {dim.symbol for dim in program.dims if self.interface.dims[dim.name].min == 0}
+        self.builder = Emission(opset, frozenset(empty))
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
         self.values: dict[Node, Any] = {}
@@ -105,7 +107,9 @@ class _Emitter:
         try:
             result = emitter.emit(self.builder, **arguments)
         except (KeyError, TypeError, IndexError) as error:
-            raise UnsupportedError(f"the ONNX emitter of {node.target} failed", at=where(node), why=repr(error)) from error
+            raise UnsupportedError(
+                f"the ONNX emitter of {node.target} failed", at=where(node), why=repr(error)
+            ) from error
         self.values[node] = result
         self._name(node, result)
 

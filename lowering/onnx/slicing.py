@@ -14,9 +14,7 @@ from graphwright.lowering.onnx.table import Emission, register
 aten = torch.ops.aten
 
 
-def part(
-    b: Emission, value: ir.Value, dim: int, start: Size | None, end: Size | None, step: int = 1
-) -> ir.Value:
+def part(b: Emission, value: ir.Value, dim: int, start: Size | None, end: Size | None, step: int = 1) -> ir.Value:
     """`value[start:end:step]` along `dim`; None is the beginning or the end."""
     to_end = end is None or (isinstance(end, int) and end >= sys.maxsize)
     if to_end and step == 1 and (start is None or (isinstance(start, int) and start == 0)):

@@ -16,6 +16,7 @@ from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.decompose import decompose
 from graphwright.lowering.interface import Interface
+from graphwright.lowering.interface_json import interface_from_json
 from graphwright.lowering.support import Support
 from graphwright.lowering.target import Target
 
@@ -78,7 +79,7 @@ class OnnxTarget(Target):
         """Read an ONNX artifact."""
         from graphwright.lowering.onnx.artifact import MODEL, OnnxArtifact
 
-        interface = Interface.from_json(manifest["interface"])
+        interface = interface_from_json(manifest["interface"])
         return OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), path=folder / MODEL)
 
 
