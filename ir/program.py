@@ -37,7 +37,7 @@ class Dim:
     max: int | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Program:
     """A model as one flat graph; see docs/design.md for the meaning of the fields."""
 
@@ -87,6 +87,15 @@ class Program:
     def dim_names(self) -> dict[str, str]:
         """Symbol -> name of the dynamic dimensions."""
         return {dim.symbol: dim.name for dim in self.dims}
+
+    def __str__(self) -> str:
+        from graphwright.ir.format import format_program
+        from graphwright.ir.snapshot import Snapshot
+
+        return format_program(Snapshot.of(self))
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name}: {len(self.graph.nodes)} nodes, dims {[dim.name for dim in self.dims]}>"
 
     # ---- running -----------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Numerics(Instrument):
     def start(self, program: Program) -> None:
         """Run the original."""
         self._before = program.clone()
-        self._expected = _run(self._before)
+        self._expected = run_example(self._before)
 
     def after_pass(self, pass_: Pass, program: Program, record: PassRecord) -> None:
         """Run the changed program and compare.
@@ -50,7 +50,7 @@ class Numerics(Instrument):
         """
         if not record.changed:
             return
-        actual = _run(program)
+        actual = run_example(program)
         found = [difference(a, b, self.rtol, self.atol) for a, b in zip(self._expected, actual, strict=True)]
         wrong = next((i for i, (reason, _) in enumerate(found) if reason), None)
         if wrong is not None:
@@ -66,7 +66,7 @@ class Numerics(Instrument):
         """The first rewrite, or else the first node, whose value is off, in execution order."""
         if self._before is None:
             return None
-        before, after = _values(self._before), _values(program)
+        before, after = values_of(self._before), values_of(program)
         pairs = {name: name for name in before if name in after}
         sites: dict[str, Rewrite] = {}
         for rewrite in rewrites:
@@ -93,13 +93,14 @@ def _inputs(program: Program) -> list[Any]:
     return [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in program.example.leaves()]
 
 
-def _run(program: Program) -> list[Any]:
+def run_example(program: Program) -> list[Any]:
+    """Flat results of a program on its example inputs, with a fixed random seed."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return program.run_flat(_inputs(program))
 
 
-def _values(program: Program) -> dict[str, Any]:
+def values_of(program: Program) -> dict[str, Any]:
     """The value of each node by name when the example inputs are run."""
     recorder = _Recorder(program)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

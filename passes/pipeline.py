@@ -246,9 +246,10 @@ def _from_call(call: Call) -> Iterator[Pass]:
             yield build(item, call)
 
 
-def _flat(passes: Sequence[Pass]) -> Iterator[Pass]:
+def flat_passes(passes: Sequence[Pass]) -> Iterator[Pass]:
+    """The passes with those inside of a Repeat in its place, once."""
     for pass_ in passes:
-        yield from _flat(pass_.body) if isinstance(pass_, Repeat) else (pass_,)
+        yield from flat_passes(pass_.body) if isinstance(pass_, Repeat) else (pass_,)
 
 
 def _required(passes: Sequence[Pass]) -> frozenset[str]:
@@ -260,7 +261,7 @@ def _required(passes: Sequence[Pass]) -> frozenset[str]:
     needed: set[str] = set()
     established: set[str] = set()
     broken: dict[str, Pass] = {}
-    for pass_ in _flat(passes):
+    for pass_ in flat_passes(passes):
         for invariant in sorted(pass_.requires - established):
             if invariant in broken:
                 raise PipelineError(
