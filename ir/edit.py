@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,21 +161,33 @@ class Edit:
     # ---- ending ------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse to commit when a node to be erased is in use or a new node comes after its user."""
+        """Refuse to commit when a node to be erased is in use or a value would come after its user.
+
+        Raises:
+            PassError: Names both.
+        """
+        self._check_erased()
+        self._check_order()
+
+    def _check_erased(self) -> None:
         for node in self.doomed:
             users = [user for user in node.users if user not in self.doomed]
-            if users:
+            if users or node.op in ("placeholder", "output"):
                 raise PassError(
-                    f"rule {self.rule} erases a value that is still used",
+                    f"rule {self.rule} erases " + ("a value that is still used" if users else f"the {node.op}"),
                     at=where(node),
-                    why=f"used by {where(users[0])}",
+                    why=f"used by {where(users[0])}" if users else "the program's signature needs it",
                 )
-        for node in self.created:
-            early = next((user for user in node.users if user < node), None)
-            if early is not None:
+
+    def _check_order(self) -> None:
+        created = (node for node in self.created if node.users)
+        for user in dict.fromkeys([*created, *(node for node, _, _ in self._undo)]):
+            late = next((node for node in user.all_input_nodes if user < node), None)
+            if late is not None:
                 raise PassError(
-                    f"rule {self.rule} puts {op_name(node)} after its user",
-                    at=where(early),
+                    f"rule {self.rule} puts {op_name(late)} after its user",
+                    at=where(user),
+                    why=f"it would use {where(late)}",
                     remedies=["call edit.insert_before(...) with the first node that uses the new value"],
                 )
 
@@ -210,10 +222,18 @@ def plain_leaf(value: Any) -> Any:
     return value if isinstance(value, Node) else getattr(value, "node", value)
 
 
-def free_name(name: str, taken: dict[str, Any]) -> str:
-    """`name`, or `name_1`, `name_2`, ... if it is taken."""
-    candidate, i = name, 0
-    while candidate in taken:
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """`name`, or `name_1`, `name_2`, ... if a module tree that holds `taken` has no place for it.
+
+    What would lie inside of a tensor (`bias.more`) goes next to it (`bias_more`).
+    """
+    *path, leaf = name.split(".")
+    for depth in range(len(path), 0, -1):
+        if ".".join(path[:depth]) in taken:
+            path, leaf = path[: depth - 1], "_".join([*path[depth - 1 :], leaf])
+    name = candidate = ".".join([*path, leaf])
+    i = 0
+    while candidate in taken or any(other.startswith(f"{candidate}.") for other in taken):
         i += 1
         candidate = f"{name}_{i}"
     return candidate

@@ -84,6 +84,8 @@ class Rewriter:
             added=tuple(added),
             replaced=tuple((old, new) for old, new in edit.replaced),
         )
+        if not (record.removed or record.added or record.replaced):
+            return
         self.program.touch()
         if self._sink is not None:
             self._sink(record)
