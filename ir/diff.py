@@ -60,7 +60,7 @@ class Changes:
     places: tuple[tuple[int, NodeRecord], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.removed or self.added or self.changed)
+        return bool(self.removed or self.added or self.changed or self.renamed or self.moved)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class GraphDiff:
     dims: tuple[Dim, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.changes.moved or self.hunks or self.state)
+        return bool(self.changes or self.hunks or self.state)
 
     @cached_property
     def ops(self) -> dict[str, int]:

@@ -30,7 +30,8 @@ def format_diff(diff: GraphDiff, level: Level = "hunks") -> str:
     hunks = (*diff.hunks, *diff.untracked)
     for name in dict.fromkeys(hunk.first.pass_name for hunk in hunks):
         lines += _pass(name, [hunk for hunk in hunks if hunk.first.pass_name == name], level)
-    lines += [_state_line(old, new) for old, new in diff.state]
+    if diff.state:
+        lines += ["== state ==", *(_state_line(old, new) for old, new in diff.state)]
     return "\n".join(lines) + "\n"
 
 
@@ -38,7 +39,9 @@ def _title(diff: GraphDiff) -> str:
     before, after = diff.counts
     if not diff:
         return f"{diff.name}: {after} nodes, no difference"
-    return _spaced(f"{diff.name}: {before} -> {after} nodes", _ops(diff.ops))
+    renamed, moved = len(diff.changes.renamed), 0 if diff.hunks else len(diff.changes.moved)
+    notes = f"{renamed} renamed" if renamed else "", f"{moved} moved" if moved else ""
+    return _spaced(f"{diff.name}: {before} -> {after} nodes", *notes, _ops(diff.ops))
 
 
 def _ops(changes: dict[str, int]) -> str:
