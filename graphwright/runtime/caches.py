@@ -1,7 +1,8 @@
 """Key/value caches of transformers as a layout and a flat list of tensors, and back.
 
-A `DynamicCache` of `DynamicLayer`s and an `EncoderDecoderCache` of two of them are understood; any other cache is
-`Unservable`, because its layers hold more than two tensors.
+A `DynamicCache` and an `EncoderDecoderCache` of two of them are understood. Their layers keep all keys and values, or
+a sliding window that has not been exceeded yet. Any other cache is `Unservable`, because its layers hold more than two
+tensors.
 """
 
 from __future__ import annotations
@@ -42,17 +43,27 @@ def flatten_cache(cache: Any, tensors: list[torch.Tensor]) -> Layout:
     return ("dynamic", cache.layer_class_to_replicate is not None, _flatten_layers(cache.layers, tensors))
 
 
-def _flatten_layers(layers: list[Any], tensors: list[torch.Tensor]) -> tuple[bool, ...]:
-    from transformers.cache_utils import DynamicLayer
-
-    filled = []
+def _flatten_layers(layers: list[Any], tensors: list[torch.Tensor]) -> tuple[tuple[int | None, bool], ...]:
+    """(sliding window, is filled) of each layer."""
+    kinds = []
     for layer in layers:
-        if type(layer) is not DynamicLayer:
-            raise Unservable(f"a layer of the cache is a {type(layer).__name__}, only DynamicLayer is served")
+        kinds.append((_window(layer), layer.is_initialized))
         if layer.is_initialized:
             tensors += (layer.keys, layer.values)
-        filled.append(layer.is_initialized)
-    return tuple(filled)
+    return tuple(kinds)
+
+
+def _window(layer: Any) -> int | None:
+    """The sliding window of a layer, None for a layer without one."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    if type(layer) is DynamicLayer:
+        return None
+    if type(layer) is not DynamicSlidingWindowLayer or getattr(layer, "record_past", False):
+        raise Unservable(f"a layer of the cache is a {type(layer).__name__}")
+    if layer.is_initialized and layer.cumulative_length != layer.keys.shape[-2]:
+        raise Unservable("the sliding window of a cache is full")
+    return layer.sliding_window
 
 
 def make_cache(layout: Layout, tensors: Iterator[torch.Tensor]) -> Any:
@@ -66,24 +77,30 @@ def make_cache(layout: Layout, tensors: Iterator[torch.Tensor]) -> Any:
 
 def store_cache(cache: Any, layout: Layout, tensors: Iterator[torch.Tensor]) -> None:
     """Bring a cache to a layout in place, with keys and values from `tensors`; the layers keep their identity."""
-    from transformers.cache_utils import DynamicLayer
-
     if layout[0] == "pair":
         for part, part_layout in zip((cache.self_attention_cache, cache.cross_attention_cache), layout[1], strict=True):
             store_cache(part, part_layout, tensors)
         cache.is_updated.update(layout[2])
         return
-    _, lazy, filled = layout
+    from transformers.cache_utils import DynamicLayer
+
+    _, lazy, kinds = layout
     cache.layer_class_to_replicate = DynamicLayer if lazy else None
-    while len(cache.layers) < len(filled):
-        cache.layers.append(DynamicLayer())
-    for layer, is_filled in zip(cache.layers, filled, strict=True):
+    cache.layers += [_new_layer(window) for window, _ in kinds[len(cache.layers) :]]
+    for layer, (window, is_filled) in zip(cache.layers, kinds, strict=True):
         if is_filled:
-            _fill(layer, next(tensors), next(tensors))
+            _fill(layer, window, next(tensors), next(tensors))
 
 
-def _fill(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
-    layer.keys, layer.values = keys, values
+def _new_layer(window: int | None) -> Any:
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    return DynamicLayer() if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+
+
+def _fill(layer: Any, window: int | None, keys: torch.Tensor, values: torch.Tensor) -> None:
     if not layer.is_initialized:
-        layer.dtype, layer.device = keys.dtype, keys.device
-        layer.is_initialized = True
+        layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    if window is not None:
+        layer.cumulative_length = keys.shape[-2]

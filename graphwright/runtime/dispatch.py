@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-from graphwright.ir.errors import GraphwrightError
+from graphwright.ir.errors import GraphwrightError, PassError
+from graphwright.ir.program import Program
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.caches import Unservable
 from graphwright.runtime.call import Call, Parameters
-from graphwright.runtime.capture import Forward, take_apart
+from graphwright.runtime.capture import Forward, Layouts, capture_call, take_apart
 from graphwright.runtime.check import Checker, Mismatch, RandomState
 from graphwright.runtime.graph import CapturedGraph
 from graphwright.runtime.state import ModelState
 
 logger = logging.getLogger("graphwright")
 
+_SAFER = (Pipeline("canonicalize"), Pipeline([]))
 _UNSERVED = ("output_attentions",)
 
 
@@ -55,7 +58,7 @@ class Dispatcher:
         self.served = 0
         self._states: list[StateGraphs] = []
         self._said: set[str] = set()
-        self._impure: set[Hashable] = set()
+        self._changes: Counter[Hashable] = Counter()
         self._lock = threading.RLock()
 
     def __call__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -106,42 +109,67 @@ class Dispatcher:
         """Run the original, and capture a graph for later calls like this one."""
         ones = tuple(size == 1 for tensor in call.tensors for size in tensor.shape)
         kind = (key, ones)
-        if kind in states.refused or (kind, model.training) in self._impure:
+        if kind in states.refused or self._changes[kind, model.training] > 1:
             return self.forward(model, **arguments)
         if self.captures >= self.max_graphs:
             self._say(f"{self.captures} graphs have been captured and this call needs another one")
             return self.forward(model, **arguments)
-        random, versions = RandomState.now(), states.state.versions()
-        inputs = [tensor._version if not tensor.is_inference() else 0 for tensor in call.tensors]
+        random, versions, inputs = RandomState.now(), states.state.versions(), _versions(call)
         result = self.forward(model, **arguments)
         try:
             if not states.state.holds() or versions != states.state.versions():
-                self._impure.add((kind, model.training))
+                self._changes[kind, model.training] += 1  # once is common: models set things up at the first call
                 raise Unservable("its forward changes the model")
-            if inputs != [tensor._version if not tensor.is_inference() else 0 for tensor in call.tensors]:
+            if inputs != _versions(call):
                 raise Unservable("its forward writes to its inputs")
-            graph = self._capture(model, call, result, random, states)
+            expected, layouts = take_apart(result, call.caches)
+        except Unservable as reason:
+            self._say(str(reason))
+            return result
+        graph = self._capture(model, call, random, states, (expected, layouts))
+        if graph is None:
+            states.refused.add(kind)
+        else:
             states.graphs.setdefault(key, []).append(graph)
-        except (Unservable, Mismatch, GraphwrightError) as reason:
-            states.refused.add(kind)
-            self._say(_one_line(reason))
-        except Exception as error:
-            states.refused.add(kind)
-            self._say(f"capturing it failed with {type(error).__name__}: {_one_line(error)}")
         return result
 
     def _capture(
-        self, model: nn.Module, call: Call, result: Any, random: RandomState, states: StateGraphs
-    ) -> CapturedGraph:
-        self.captures += 1
-        expected, layouts = take_apart(result, call.caches)
-        graph = CapturedGraph.of(model, self.forward, call, self.pipeline)
+        self,
+        model: nn.Module,
+        call: Call,
+        random: RandomState,
+        states: StateGraphs,
+        expected: tuple[list[torch.Tensor], Layouts],
+    ) -> CapturedGraph | None:
+        """A graph that was found to compute what the original does; None, with a sentence, if there is none."""
 
         def original(**arguments: Any) -> Any:
             return self.forward(model, **arguments)
 
-        Checker(original, call, random, states.state.parameters()).check(graph, expected, layouts)
-        return graph
+        self.captures += 1
+        checker = Checker(original, call, random, states.state.parameters())
+        try:
+            program, layouts = capture_call(model, self.forward, call)
+            return self._lowered(program, layouts, call, lambda graph: checker.check(graph, *expected))
+        except (Unservable, Mismatch, GraphwrightError) as reason:
+            self._say(_one_line(reason))
+        except Exception as error:  # torch.export and the passes may raise anything; the original still works
+            self._say(f"capturing it failed with {type(error).__name__}: {_one_line(error)}")
+        return None
+
+    def _lowered(
+        self, program: Program, layouts: Layouts, call: Call, check: Callable[[CapturedGraph], None]
+    ) -> CapturedGraph:
+        """The graph of a captured call after all passes; if one fails or changes a result, after fewer of them."""
+        for pipeline in (self.pipeline, *_SAFER):
+            try:
+                graph = CapturedGraph(program, layouts, call.tensors, pipeline)
+                check(graph)
+                return graph
+            except (Mismatch, PassError) as reason:
+                failure = reason
+                logger.info("%s: a call is served without the pipeline '%s': %s", self.name, pipeline, reason)
+        raise failure
 
     def _say(self, reason: str) -> None:
         """Log one sentence, once."""
@@ -160,6 +188,11 @@ def _is_transformed() -> bool:
         or torch.utils._python_dispatch._get_current_dispatch_mode() is not None
         or bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
     )
+
+
+def _versions(call: Call) -> list[int]:
+    """Version counters of the inputs: they go up when an input is written to."""
+    return [tensor._version for tensor in call.tensors if not tensor.is_inference()]
 
 
 def _one_line(error: Exception) -> str:

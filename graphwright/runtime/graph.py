@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.artifact import EagerArtifact
@@ -14,7 +13,7 @@ from graphwright.lowering.eager.target import EagerTarget
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.caches import store_cache
 from graphwright.runtime.call import Call
-from graphwright.runtime.capture import Forward, Layouts, capture_call
+from graphwright.runtime.capture import Layouts
 from graphwright.runtime.sizes import SizeGuard
 from graphwright.runtime.structure import rebuild
 
@@ -32,19 +31,8 @@ class CapturedGraph:
     def __init__(self, program: Program, layouts: Layouts, tensors: Sequence[torch.Tensor], pipeline: Pipeline) -> None:
         self.guard = SizeGuard(program, tensors)
         self.layouts = layouts
-        self.artifact: EagerArtifact = EagerTarget(fold="views").lower(pipeline.run(program, in_place=True).program)
+        self.artifact: EagerArtifact = EagerTarget(fold="views").lower(pipeline.run(program).program)
         self._flat = self.artifact.flat
-
-    @staticmethod
-    def of(model: nn.Module, forward: Forward, call: Call, pipeline: Pipeline) -> CapturedGraph:
-        """Capture a call.
-
-        Raises:
-            Unservable: The result holds something that a graph cannot return.
-            GraphwrightError: The capture or a pass failed.
-        """
-        program, layouts = capture_call(model, forward, call)
-        return CapturedGraph(program, layouts, call.tensors, pipeline)
 
     def accepts(self, call: Call) -> bool:
         """Whether the sizes of a call (of the right key) are among those the graph is valid for."""
