@@ -22,7 +22,10 @@ aten = torch.ops.aten
 
 NAMES = frozenset({"functional", "inference", "canonical"})
 
-_TRAINING_OPS = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.native_dropout, aten.batch_norm)
+_TRAINING_OPS = (
+    aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout, aten.native_dropout,
+    aten.batch_norm, aten.scaled_dot_product_attention,
+)  # fmt: skip
 _NOISE = (aten._assert_tensor_metadata, aten._assert_async, aten.alias, aten.lift_fresh_copy, aten.detach_)
 
 
@@ -46,11 +49,11 @@ def _functional(node: Node) -> str | None:
 
 
 def _inference(node: Node) -> str | None:
-    if is_call(node, *_TRAINING_OPS):
-        arguments = bound(node)
-        if arguments.get("train") or arguments.get("training"):
-            return f"{node.target} is in training mode"
-    return None
+    if not is_call(node, *_TRAINING_OPS):
+        return None
+    arguments = bound(node)
+    drops = arguments.get("dropout_p") or (arguments.get("train") and arguments.get("p"))
+    return f"{node.target} is in training mode" if drops or arguments.get("training") else None
 
 
 def _canonical(node: Node) -> str | None:

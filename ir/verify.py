@@ -47,13 +47,19 @@ def _violations(program: Program) -> Iterator[Violation]:
 def _order(program: Program) -> Iterator[Violation]:
     """Values are defined before they are used, inputs come first, and there is one output at the end."""
     seen: set[Node] = set()
+    computed, last = False, program.output_node
     for node in program.graph.nodes:
         for used in node.all_input_nodes:
             if used not in seen:
                 yield node, f"uses %{used.name}, which is not defined before it"
+        if node.op == "placeholder" and computed:
+            yield node, "this input comes after a call"
+        if node.op == "output" and node is not last:
+            yield node, "this output is not the last node"
+        computed = computed or node.op == "call_function"
         seen.add(node)
-    if program.output_node.op != "output":
-        yield program.output_node, "the last node is not the output"
+    if last.op != "output":
+        yield last, "the last node is not the output"
 
 
 def _state(program: Program) -> Iterator[Violation]:
