@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from graphwright.frontends.axes import automatic, parameter_leaves
+from graphwright.frontends.containers import register_containers
 from graphwright.frontends.export import export_program
 from graphwright.frontends.naming import name_dims
 from graphwright.frontends.tasks import is_pretrained, parse_task
@@ -42,7 +43,7 @@ def capture(
     if isinstance(model, Program):
         return model.clone()
     if isinstance(model, (str, Path)):
-        return _from_path(Path(model), dynamic, name)
+        return _from_path(Path(model), name)
     if isinstance(model, ExportedProgram):
         return from_exported_program(model, inputs, name=name)
     if not isinstance(model, torch.nn.Module):
@@ -106,8 +107,11 @@ def from_exported_program(exported: ExportedProgram, inputs: Any = None, *, name
     return program
 
 
-def _from_path(path: Path, dynamic: Any, name: str | None) -> Program:
+def _from_path(path: Path, name: str | None) -> Program:
     if path.is_dir():
+        from graphwright.ir.storage import required_types
+
+        register_containers(required_types(path))
         return Program.load(path)
     if not path.is_file():
         raise FileFormatError("there is no such file or folder", at=str(path))

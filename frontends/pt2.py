@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from graphwright.frontends.cache import register_caches
 from graphwright.frontends.cache_state import find_class
+from graphwright.frontends.containers import register_containers
 from graphwright.frontends.pt2_check import check_archive
 from graphwright.ir.errors import FileFormatError
 
@@ -24,8 +24,9 @@ def load_exported(path: Path) -> ExportedProgram:
     Raises:
         FileFormatError: The file is damaged, from another torch, or could run code; see `check_archive`.
     """
-    classes = _import_classes(path)
-    with torch.serialization.safe_globals(classes):
+    names = set(_type_names(path))
+    register_containers(names)
+    with torch.serialization.safe_globals(_cache_classes(names)):
         check_archive(path)
         try:
             exported = torch.export.load(path)
@@ -40,24 +41,13 @@ def load_exported(path: Path) -> ExportedProgram:
     return exported
 
 
-def _import_classes(path: Path) -> list[Any]:
-    """Import what transformers defines of the file's container classes; they register themselves.
-
-    Returns:
-        Cache classes that may occur in pickled example inputs.
-    """
-    names = {name for name in _type_names(path) if name.startswith("transformers.")}
-    for name in names:
-        module, _, leaf = name.replace(":", ".").rpartition(".")
-        if module.startswith("transformers.") and ".modeling_" in f".{module}" and leaf.isidentifier():
-            importlib.import_module(module)
-    if not names:
+def _cache_classes(names: set[str]) -> list[Any]:
+    """Cache classes of transformers that may occur in pickled example inputs: data with a class name."""
+    if not any(name.startswith("transformers.") for name in names):
         return []
     caches = importlib.import_module("transformers.cache_utils")
-    register_caches()
     found = [item for item in vars(caches).values() if isinstance(item, type) and item.__module__ == caches.__name__]
-    found += [find_class(name) for name in names if ":" in name]
-    return [cls for cls in found if not isinstance(cls, torch.nn.Module)]
+    return [*found, *(find_class(name) for name in names if name.startswith("transformers.") and ":" in name)]
 
 
 def _type_names(path: Path) -> Iterator[str]:
