@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphwright.ir.errors import GraphwrightError
 from graphwright.ir.format import format_diff
 from graphwright.ir.program import Program
 from graphwright.passes.instrument import Instrument
@@ -48,12 +49,16 @@ class DumpDir(Instrument):
         write_text(self.path / f"{self._count:02d}-{_file_name(record.name)}.diff", text)
 
     def on_failure(self, pass_: Pass, program: Program, error: Exception) -> None:
-        """Write the program that the pass was given, unless its weights are over 2 GiB, and the error."""
+        """Write the error, and the program that the pass was given unless its weights are over 2 GiB."""
         folder = self.path / f"failed-{_file_name(str(pass_))}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "error.txt", f"pass: {pass_}\n{type(error).__name__}: {error}\n")
-        if program.state_bytes() <= _LARGEST_REPRODUCER:
-            program.save(folder / "program")
+        text = f"pass: {pass_}\n{type(error).__name__}: {error}\n"
+        try:
+            if program.state_bytes() <= _LARGEST_REPRODUCER:
+                program.save(folder / "program")
+        except GraphwrightError as failure:
+            text += f"\nthe program could not be written: {failure}\n"
+        write_text(folder / "error.txt", text)
 
     def finish(self, result: Result) -> None:
         """Write the trace, the summary and the page."""
