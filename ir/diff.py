@@ -145,7 +145,7 @@ def compare(before: Sequence[NodeRecord], after: Sequence[NodeRecord], *, by_nam
 
 
 def _rename(record: NodeRecord, names: Mapping[str, str]) -> NodeRecord:
-    return with_inputs(replace(record, name=names.get(record.name, record.name)), dict(names))
+    return with_inputs(replace(record, name=names.get(record.name, record.name)), names)
 
 
 def apply(difference: GraphDiff, before: Snapshot) -> Snapshot:

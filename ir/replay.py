@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from graphwright.ir.encoding import Encoded, encode, substitute
@@ -55,7 +55,7 @@ class _Replay:
             self.add(with_inputs(record, {old: value}))
 
 
-def with_inputs(record: NodeRecord, values: dict[str, Encoded]) -> NodeRecord:
+def with_inputs(record: NodeRecord, values: Mapping[str, Encoded]) -> NodeRecord:
     """A record with the references among `values` replaced."""
 
     def swap(name: str) -> Encoded:
