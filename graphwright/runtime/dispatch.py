@@ -63,9 +63,10 @@ class Dispatcher:
 
     def __call__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Serve one call of `model`."""
-        if _is_transformed():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.forward(model, *args, **kwargs)
         try:
+            _check_surroundings()
             arguments = self.parameters.bind(args, kwargs)
             call = Call(arguments)
             states = self._current(model)
@@ -178,16 +179,16 @@ class Dispatcher:
             logger.warning("%s runs its original forward for a call because %s.", self.name, reason.rstrip("."))
 
 
-def _is_transformed() -> bool:
-    """Whether something must see the original forward: a tracer, autocast, global hooks."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.utils._python_dispatch._get_current_dispatch_mode() is not None
-        or bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
-    )
+def _check_surroundings() -> None:
+    """Refuse where something is switched on that changes what operators or modules do."""
+    if torch._C._is_any_autocast_enabled():
+        raise Unservable("autocast is on")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise Unservable("a function transform is active")
+    if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+        raise Unservable("a dispatch mode is active")
+    if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+        raise Unservable("there are global module hooks")
 
 
 def _versions(call: Call) -> list[int]:

@@ -12,7 +12,10 @@ from torch import nn
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CHILDREN = ("_parameters", "_buffers", "_modules")
 _PRIVATE = frozenset(nn.Module().__dict__) - {"training"}
+_INERT = {"in_features", "out_features", "nf", "nx", "num_embeddings", "embedding_dim", "norm_type", "sparse"}
+_INERT |= {"scale_grad_by_freq", "normalized_shape", "elementwise_affine", "layer_idx", "_is_hf_initialized"}
 _SIMPLE = (bool, int, float, str, type(None))
+_UNWATCHED = _PRIVATE | _INERT
 _LIBRARY_HOOKS = "transformers.utils.output_capturing"
 _dtype, _version = attrgetter("dtype"), attrgetter("_version")
 
@@ -29,15 +32,15 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        slots = [slot for module in modules for slot in _slots(module)]
+        slots = {(id(holder), name): (holder, name) for module in modules for holder, name in _slots(module)}.values()
         self._holders = [holder for holder, _ in slots]
         self._names = [name for _, name in slots]
         self._objects = list(map(getitem, self._holders, self._names))
         self._ids = list(map(id, self._objects))
-        self._containers = [vars(module) for module in modules] + [
-            vars(module)[name] for module in modules for name in _HOOKS
-        ]
-        self._lengths = list(map(len, self._containers))
+        self._attributes = list(map(vars, modules))
+        self._lengths = list(map(len, self._attributes))
+        self._hooks = [vars(module)[kind] for module in modules for kind in _HOOKS]
+        self._hook_counts = list(map(len, self._hooks)) if any(self._hooks) else None
         self._tensors = [value for value in self._objects if isinstance(value, torch.Tensor)]
         self._dtypes = list(map(_dtype, self._tensors))
         self._buffers = [tensor for tensor in self._tensors if not isinstance(tensor, nn.Parameter)]
@@ -53,11 +56,17 @@ class ModelState:
             return False
         return (
             ids == self._ids
-            and list(map(len, self._containers)) == self._lengths
+            and list(map(len, self._attributes)) == self._lengths
+            and self._has_same_hooks()
             and list(map(_dtype, self._tensors)) == self._dtypes
             and (bool(self.refusal) or list(map(_version, self._buffers)) == self._versions)
             and (self._device is None or self._tensors[0].device == self._device)
         )
+
+    def _has_same_hooks(self) -> bool:
+        if self._hook_counts is None:
+            return not any(self._hooks)
+        return list(map(len, self._hooks)) == self._hook_counts
 
     def parameters(self) -> list[torch.Tensor]:
         """The trainable parameters, each once."""
@@ -76,7 +85,7 @@ def _slots(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
         holder = attributes[name]
         yield from ((holder, key) for key in holder)
     for name, value in attributes.items():
-        if name not in _PRIVATE and isinstance(value, (*_SIMPLE, torch.Tensor)):
+        if name not in _UNWATCHED and isinstance(value, (*_SIMPLE, torch.Tensor)):
             yield attributes, name
     yield from _config_slots(attributes.get("config"))
 
