@@ -14,7 +14,8 @@ from torch.fx.node import map_arg
 
 from graphwright.ir.encoding import decode, freeze
 from graphwright.ir.errors import FileFormatError
-from graphwright.ir.infer import fake_of, infer, inference_scope
+from graphwright.ir.infer import fake_of, inference_scope
+from graphwright.ir.memo import TypeMemo
 from graphwright.ir.program import module_tree
 from graphwright.ir.record import NodeRecord
 from graphwright.ir.symbols import parse_size, parse_type
@@ -45,6 +46,7 @@ class GraphReader:
         stacks: Sequence[Any],
     ) -> None:
         self.mode, self.sizes, self.names, self.tensors = mode, sizes, names, tensors
+        self.memo = TypeMemo(mode)
         self.stacks = [_stack(entries) for entries in stacks]
 
     def graph(self, fields: Mapping[str, Any]) -> tuple[Graph, dict[str, Any]]:
@@ -54,7 +56,9 @@ class GraphReader:
             FileFormatError: A node is malformed, or its type is not the recorded one; names the node.
         """
         state = {name: self._state(entry) for name, entry in fields["state"].items()}
-        graph, nodes, values = Graph(), {}, {}
+        graph = Graph()
+        nodes: dict[str, Node] = {}
+        values: dict[Node, Any] = {}
         for entry in fields["nodes"]:
             record = NodeRecord.from_json(entry["record"])
             try:
@@ -94,7 +98,7 @@ class GraphReader:
             return None
         args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
         try:
-            return infer(self.mode, node.target, args, kwargs)
+            return self.memo.infer(node.target, args, kwargs)
         except Exception as error:
             raise FileFormatError(
                 f"{record.target} does not accept its arguments", why=f"{type(error).__name__}: {error}"

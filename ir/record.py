@@ -135,7 +135,10 @@ class Rewrite:
         """
         try:
             return Rewrite(
-                *(str(fields[name]) for name in ("pass_name", "rule", "site", "source")),
+                pass_name=str(fields["pass_name"]),
+                rule=str(fields["rule"]),
+                site=str(fields["site"]),
+                source=str(fields["source"]),
                 removed=tuple(NodeRecord.from_json(record) for record in fields["removed"]),
                 added=tuple(NodeRecord.from_json(record) for record in fields["added"]),
                 replaced=tuple((str(old), str(new)) for old, new in fields["replaced"]),

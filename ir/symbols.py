@@ -13,6 +13,7 @@ import torch
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from graphwright.ir.encoding import DTYPES
@@ -77,12 +78,15 @@ def _make(env: ShapeEnv, info: SymbolInfo) -> torch.SymInt:
     source = ConstantSource(f"__{info.name}")
     if re.fullmatch(r"s\d{1,9}", info.name):
         number = int(info.name[1:])
-        env._generate_unique_id = lambda _: number  # type: ignore[method-assign]
+        env.__dict__["_generate_unique_id"] = lambda source_name: number
     symbol = env.create_symbol(info.hint, source, DimDynamic.DYNAMIC, do_not_specialize_zero_one=True)
     env.__dict__.pop("_generate_unique_id", None)
-    high = torch.utils._sympy.numbers.int_oo if info.max is None else info.max
+    high = int_oo if info.max is None else info.max
     env.var_to_range[symbol] = ValueRanges(info.min, high)
-    return env.create_symintnode(symbol, hint=info.hint, source=source)
+    size = env.create_symintnode(symbol, hint=info.hint, source=source)
+    if not isinstance(size, torch.SymInt):
+        raise FileFormatError(f"the symbol {info.name} is not a symbol but {size}")
+    return size
 
 
 def parse_type(text: str, sizes: Mapping[str, Any]) -> Any:

@@ -33,7 +33,7 @@ class Extent:
     def of(tensor: torch.Tensor) -> Extent:
         """Extent of a tensor; empty for a tensor without elements."""
         width = tensor.element_size()
-        start = tensor.storage_offset() * width
+        start = int(tensor.storage_offset()) * width
         last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         return Extent(tensor.untyped_storage()._cdata, start, start + (last + 1) * width if tensor.numel() else start)
 
@@ -95,11 +95,11 @@ def _pack(tensors: Mapping[str, torch.Tensor], layout: dict[str, Any]) -> dict[s
     name, tensor = next(iter(tensors.items()))
     views = {(t.dtype, t.shape, t.stride(), t.storage_offset()) for t in tensors.values()}
     raw = len(views) > 1 or tensor.dtype not in _NATIVE or not _is_dense(tensor)
-    start = min(t.storage_offset() * t.element_size() for t in tensors.values())
+    start = min(Extent.of(t).start for t in tensors.values())
     start -= start % _ALIGNMENT
     stop = max(Extent.of(t).stop for t in tensors.values())
     for other, view in tensors.items():
-        offset = view.storage_offset() * view.element_size() - start
+        offset = Extent.of(view).start - start
         layout[other] = _entry(view) | {"blob": name, "raw": raw, "offset": offset}
     return {name: _bytes(tensor, start, stop) if raw else tensor.detach().cpu().contiguous()}
 
