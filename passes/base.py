@@ -86,6 +86,7 @@ class RulePass(Pass):
     """One pattern rule as a pass."""
 
     rule: Any = None
+    label: str = ""
 
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:
         """Apply the rule wherever it matches."""
@@ -94,7 +95,7 @@ class RulePass(Pass):
         return apply_rules((self.rule,), program, rewriter).misses
 
     def __str__(self) -> str:
-        return getattr(self.rule, "__name__", type(self.rule).__name__)
+        return self.label or getattr(self.rule, "__name__", type(self.rule).__name__)
 
 
 def pass_name(pass_: Pass) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from graphwright.ir.errors import GraphwrightError, PassError, PipelineError
@@ -31,7 +31,7 @@ class Repeat(Pass):
 
     name: ClassVar[str] = "repeat"
     times: int = 10
-    body: tuple[Pass, ...] = ()
+    body: tuple[Pass, ...] = field(default=(), metadata={"spec": False})
 
     def __str__(self) -> str:
         return f"repeat{{times={self.times}}}({','.join(map(str, self.body))})"
@@ -172,11 +172,9 @@ class _Run:
         try:
             work(None)
         except Exception as error:
-            failed = self.program.clone()
             _restore(self.program, checkpoint)
             for instrument in self.instruments:
                 instrument.on_failure(pass_, checkpoint, error)
-            del failed
             if isinstance(error, GraphwrightError):
                 error.add_note(f"in pass '{pass_name(pass_)}'")
                 raise
@@ -207,8 +205,10 @@ class _Run:
 
 def _restore(program: Program, checkpoint: Program) -> None:
     """Give `program` the contents of `checkpoint`."""
-    program.graph, program.state = checkpoint.graph, checkpoint.state
-    program.invariants = checkpoint.invariants
+    revision = program.revision
+    for item in fields(Program):
+        setattr(program, item.name, getattr(checkpoint, item.name))
+    program.revision = revision
     program.touch()
 
 
@@ -216,11 +216,13 @@ def _passes(item: Step) -> Iterator[Pass]:
     if isinstance(item, Pass):
         yield item
     elif isinstance(item, str):
-        for call in parse_spec(item):
+        for call in parse_spec(item) if item.strip() else ():
             yield from _from_call(call)
     elif isinstance(item, Rule) or (isinstance(item, type) and issubclass(item, Rule)):
         yield RulePass(rule=item)
-    elif callable(item):
+    elif isinstance(item, type) and issubclass(item, Pass):
+        yield item()
+    elif callable(item) and not isinstance(item, type):
         yield FunctionPass(function=item)
     else:
         raise PipelineError(f"{item!r} is neither a pass, nor the name of one, nor a function")
@@ -233,14 +235,14 @@ def _from_call(call: Call) -> Iterator[Pass]:
         body = tuple(pass_ for inner in call.body for pass_ in _from_call(inner))
         if not body:
             raise PipelineError("repeat needs passes in parentheses", remedies=["repeat{times=3}(canonicalize)"])
-        yield Repeat(times=int(call.options.get("times", 10)), body=body)
+        yield replace(build(Repeat, call), body=body)
     elif call.body:
         raise PipelineError(f"'{call.name}' takes no passes in parentheses; only repeat does")
     else:
         item = find_pass(call.name)
-        if isinstance(item, FunctionPass):
+        if isinstance(item, (FunctionPass, RulePass)):
             if call.options:
-                raise PipelineError(f"'{call.name}' is a plain function and has no options")
+                raise PipelineError(f"'{call.name}' is a plain function or rule and has no options")
             yield item
         else:
             yield build(item, call)

@@ -16,7 +16,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from graphwright.ir.errors import PipelineError
-from graphwright.passes.base import FunctionPass, Pass
+from graphwright.passes.base import FunctionPass, Pass, RulePass
+from graphwright.passes.spec import is_word
 
 GROUP = "graphwright.passes"
 
@@ -24,39 +25,64 @@ BUILT_IN = {
     "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
     "functionalize": "graphwright.passes.canonicalize.functionalize:Functionalize",
     "fuse-attention": "graphwright.passes.attention.fuse:FuseAttention",
+    "fuse-norm": "graphwright.passes.norm.fuse:FuseNorm",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
     "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",
 }
 
-_registered: dict[str, type[Pass] | FunctionPass] = {}
+RESERVED = frozenset({"default", "repeat"})
+
+NamedPass = type[Pass] | FunctionPass | RulePass
+
+_registered: dict[str, NamedPass] = {}
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 def register_pass(name: str, *, replace: bool = False) -> Callable[[T], T]:
-    """Decorator that makes a Pass class, or a function `(program, rewriter)`, known by name.
+    """Decorator that makes a Pass class, a pattern rule, or a function `(program, rewriter)`, known by name.
 
     Args:
         name: Name in pipeline text.
         replace: Allow a name that is taken.
 
     Raises:
-        PipelineError: The name is taken by another pass.
+        PipelineError: The name is taken by another pass, or cannot be written in a pipeline.
     """
+    if not is_word(name):
+        raise PipelineError(f"'{name}' cannot be the name of a pass", why="names are letters, digits and . + : / - _")
 
     def register(item: T) -> T:
         taken = _registered.get(name)
-        same = taken is not None and getattr(taken, "__qualname__", None) == getattr(item, "__qualname__", "")
-        if not replace and (name in BUILT_IN or (taken is not None and not same)):
+        is_other = taken is not None and _origin(taken) != _origin(item)
+        if name in RESERVED or (not replace and (name in BUILT_IN or is_other)):
             raise PipelineError(f"a pass named '{name}' is registered already", remedies=["choose another name"])
         if isinstance(item, type) and issubclass(item, Pass):
             item.name = name
             _registered[name] = item
         else:
-            _registered[name] = FunctionPass(function=item, label=name)
+            _registered[name] = _as_pass(item, name)
         return item
 
     return register
+
+
+def _as_pass(item: Any, name: str) -> FunctionPass | RulePass:
+    """A pattern rule or function as a pass."""
+    from graphwright.passes.patterns.rule import Rule
+
+    if isinstance(item, Rule) or (isinstance(item, type) and issubclass(item, Rule)):
+        return RulePass(rule=item, label=name)
+    if not callable(item) or isinstance(item, type):
+        raise PipelineError(f"{item!r} is neither a Pass class, nor a rule, nor a function")
+    return FunctionPass(function=item, label=name)
+
+
+def _origin(item: Any) -> tuple[str, str]:
+    """Where a pass, rule or function was defined."""
+    if isinstance(item, (FunctionPass, RulePass)):
+        item = item.function if isinstance(item, FunctionPass) else item.rule
+    return item.__module__, getattr(item, "__qualname__", type(item).__qualname__)
 
 
 def pass_names() -> list[str]:
@@ -64,7 +90,7 @@ def pass_names() -> list[str]:
     return sorted({*BUILT_IN, *_registered, *(point.name for point in _entry_points())})
 
 
-def find_pass(name: str) -> type[Pass] | FunctionPass:
+def find_pass(name: str) -> NamedPass:
     """The pass class (or function pass) of a name, imported when first asked for.
 
     Raises:
@@ -89,7 +115,7 @@ def _entry_points() -> list[EntryPoint]:
     return list(entry_points(group=GROUP))
 
 
-def _from_entry_point(point: EntryPoint) -> type[Pass] | FunctionPass:
+def _from_entry_point(point: EntryPoint) -> NamedPass:
     try:
         item = point.load()
     except Exception as error:
@@ -120,8 +146,8 @@ def describe(name: str) -> PassInfo:
     import dataclasses
 
     item = find_pass(name)
-    if isinstance(item, FunctionPass):
-        return PassInfo(name, _summary(item.function), ())
+    if isinstance(item, (FunctionPass, RulePass)):
+        return PassInfo(name, _summary(item.function if isinstance(item, FunctionPass) else item.rule), ())
     options = tuple(f"{f.name}={f.default}" for f in dataclasses.fields(item) if f.metadata.get("spec", True))
     return PassInfo(name, _summary(item), options)
 

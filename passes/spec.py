@@ -1,9 +1,9 @@
-"""The text form of pipelines and targets: `canonicalize,fuse-attention{expect=all},repeat{times=3}(a,b)`.
+r"""The text form of pipelines and targets: `canonicalize,fuse-attention{expect=all},repeat{times=3}(a,b)`.
 
 spec    := call ("," call)*
 call    := name [ "{" option ("," option)* "}" ] [ "(" spec ")" ]
 option  := key "=" value
-value   := int | float | true | false | none | word | quoted string
+value   := int | float | true | false | none | word | quoted string, with \ before a quote or \ in it
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 
 from graphwright.ir.errors import PipelineError
 
-_TOKEN = re.compile(r"\s*(?:(?P<string>\"[^\"]*\"|'[^']*')|(?P<word>[\w.+:/-]+)|(?P<mark>[{}(),=]))")
+_WORD = r"[\w.+:/-]+"
+_STRING = r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """
+_KINDS = rf"(?P<string>{_STRING}) | (?P<word>{_WORD}) | (?P<mark>[{{}}(),=])"
+_TOKEN = re.compile(rf"\s*(?:{_KINDS})", re.VERBOSE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def print_call(instance: Any, name: str | None = None) -> str:
         value = getattr(instance, item.name)
         if value != item.default and item.metadata.get("spec", True):
             options.append(f"{item.name}={_print_value(value)}")
-    label = name or type(instance).name
+    label = name or type(instance).name or type(instance).__name__
     return label + ("{" + ",".join(options) + "}" if options else "")
 
 
@@ -88,18 +91,21 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(hint))
     if hint is type(None):
         return value is None
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint) if isinstance(hint, type) else True
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    return float(value) if hint is float else value
+    """Integers where a float is meant become floats."""
+    kinds = typing.get_args(hint) or (hint,)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_int and float in kinds and int not in kinds else value
 
 
 def _kind(hint: Any) -> str:
@@ -111,9 +117,14 @@ def _kind(hint: Any) -> str:
 def _print_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and (not re.fullmatch(r"[\w.+:/-]+", value) or _literal(value) != value):
-        return f'"{value}"'
+    if isinstance(value, str) and (not is_word(value) or _literal(value) != value):
+        return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
     return str(value)
+
+
+def is_word(text: str) -> bool:
+    """Whether a text can stand in a spec without quotes, as the name of a pass must."""
+    return re.fullmatch(_WORD, text) is not None
 
 
 def _literal(word: str) -> Any:
@@ -143,7 +154,8 @@ class _Parser:
             return
         match = _TOKEN.match(self.text, self.position)
         if match is None:
-            self.start = self.position
+            rest = self.text[self.position :]
+            self.start = self.position + len(rest) - len(rest.lstrip())
             self._fail("unexpected character")
             return
         self.start, self.position = match.start(match.lastgroup or 0), match.end()
@@ -184,6 +196,8 @@ class _Parser:
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {}
         while not self._take("}"):
+            if self.token in options:
+                self._fail(f"option '{self.token}' is given twice")
             key = self._word("an option")
             self._expect("=")
             options[key] = self._value()
@@ -201,7 +215,7 @@ class _Parser:
 
     def _value(self) -> Any:
         if self.kind == "string":
-            text = self.token[1:-1]
+            text = re.sub(r"\\(.)", r"\1", self.token[1:-1], flags=re.DOTALL)
             self._advance()
             return text
         return _literal(self._word("a value"))
