@@ -33,6 +33,7 @@ class Row:
         difference: Largest absolute difference at the compared positions.
         allowed: Largest difference accepted.
         error: What went wrong instead, such as another shape.
+        skipped: Why there is nothing to compare: the reference itself cannot run the case.
     """
 
     case: str
@@ -41,6 +42,7 @@ class Row:
     difference: float = 0.0
     allowed: float = 0.0
     error: str = ""
+    skipped: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,8 +78,9 @@ class Comparison:
             rows = [row for row in self.rows if row.case == case]
             worst = Comparison(tuple(rows)).worst
             assert worst is not None
-            verdict = "ok" if worst.ok else worst.error or f"MISMATCH in {worst.output}"
-            lines.append(f"{case:{width}}  {len(rows):7}  {worst.difference:18.2e}  {worst.allowed:8.1e}  {verdict}")
+            lines.append(
+                f"{case:{width}}  {len(rows):7}  {worst.difference:18.2e}  {worst.allowed:8.1e}  {_verdict(worst)}"
+            )
         return "\n".join(lines)
 
     def _cases(self) -> list[str]:
@@ -101,7 +104,7 @@ def compare(
         candidate: What is to be checked: a Program, an Artifact, or a module.
         inputs: Calls as keyword arguments of the original `forward`. By default they are made from the captured
             example: several batch sizes and lengths, caches of several lengths and empty, and, where there is a mask,
-            padding right, left and scattered.
+            padding right, left and scattered. Sizes that the reference itself cannot run are reported as such.
         rtol: Difference allowed per unit of the output's largest value; by default that of its type (`TOLERANCES`).
         atol: Difference allowed in any case; by default a tenth of `rtol`, for outputs that are nearly zero.
         padded: Compare padded positions too. What a model computes there means nothing, and depends on how a row
@@ -118,8 +121,14 @@ def compare(
     interface = _interface(reference, candidate)
     cases = samples(interface) if inputs is None else _given(interface, inputs)
     rows: list[Row] = []
-    for case in cases:
-        expected = _run(reference, interface, case.inputs)
+    for i, case in enumerate(cases):
+        try:
+            expected = _run(reference, interface, case.inputs)
+        except Exception as error:
+            if i == 0 or inputs is not None:
+                raise
+            rows.append(Row(case.label, "-", skipped=f"{type(error).__name__}: {error}"))
+            continue
         try:
             actual = _run(candidate, interface, case.inputs)
         except Exception as error:
@@ -131,6 +140,16 @@ def compare(
     if raise_on_mismatch and not result.ok:
         raise _mismatch(result)
     return result
+
+
+def _verdict(row: Row) -> str:
+    if row.skipped:
+        return f"not compared, the reference fails: {_short(row.skipped)}"
+    return "ok" if row.ok else _short(row.error) or f"MISMATCH in {row.output}"
+
+
+def _short(text: str) -> str:
+    return text.split("\n")[0][:80]
 
 
 def _mismatch(result: Comparison) -> MismatchError:

@@ -9,7 +9,7 @@ import torch
 
 from graphwright.lowering.onnx.indexing import broadcast_shape, integer_indices, result_order, stacked_indices
 from graphwright.lowering.onnx.shapes import expanded, transposed
-from graphwright.lowering.onnx.sizes import Size
+from graphwright.lowering.onnx.sizes import Size, expression
 from graphwright.lowering.onnx.slicing import part
 from graphwright.lowering.onnx.table import Emission, Number, register
 
@@ -21,6 +21,8 @@ def scatter(b: Emission, self: ir.Value, dim: int, index: ir.Value, src: ir.Valu
     """One element of `src` per element of `index` put (or added) into a copy of `self`."""
     assert b.node is not None
     adds = b.node.target is aten.scatter_add.default
+    if [*map(expression, b.shape(src))] != [*map(expression, b.shape(index))]:  # torch ignores what is beyond the index
+        src = b.op("Slice", src, b.const([0] * b.rank(src)), b.op("Shape", index, dtype=torch.int64))
     return b.op("ScatterElements", self, index, src, axis=dim, reduction="add" if adds else None)
 
 
