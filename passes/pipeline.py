@@ -254,6 +254,12 @@ def flat_passes(passes: Sequence[Pass]) -> Iterator[Pass]:
         yield from flat_passes(pass_.body) if isinstance(pass_, Repeat) else (pass_,)
 
 
+def _rounds(passes: Sequence[Pass]) -> Iterator[Pass]:
+    """The passes with two rounds of each Repeat: the second shows what the first one breaks."""
+    for pass_ in passes:
+        yield from _rounds(pass_.body * min(pass_.times, 2)) if isinstance(pass_, Repeat) else (pass_,)
+
+
 def _required(passes: Sequence[Pass]) -> frozenset[str]:
     """Invariants that the program must bring along.
 
@@ -263,7 +269,7 @@ def _required(passes: Sequence[Pass]) -> frozenset[str]:
     needed: set[str] = set()
     established: set[str] = set()
     broken: dict[str, Pass] = {}
-    for pass_ in flat_passes(passes):
+    for pass_ in _rounds(passes):
         for invariant in sorted(pass_.requires - established):
             if invariant in broken:
                 raise PipelineError(
