@@ -68,7 +68,7 @@ class Program:
     @property
     def output_node(self) -> Node:
         """The single `output` node; its argument is the flat tuple of results."""
-        return next(reversed(self.graph.nodes))
+        return next(iter(reversed(self.graph.nodes)))
 
     @property
     def results(self) -> tuple[Any, ...]:
