@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,7 +152,8 @@ def _export(
 
 
 def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
-    with untouched(module), torch.enable_grad(), warnings.catch_warnings():
+    quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
+    with untouched(module), torch.enable_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         args, kwargs = copies(example)
         shapes = torch.export.ShapesCollection()

@@ -38,13 +38,17 @@ def name_dims(program: Program, parameters: Sequence[str], axes: Leaves) -> None
                     found[symbol] = replace(axis, name=_free(axis.name, parameter, i, taken))
                 elif wanted.get(i):
                     found[symbol] = _both(found[symbol], axis)
-            elif axis.required and not isinstance(size, torch.SymInt):
+            elif axis.required and _is_fixed(size):
                 raise _fixed(axis, parameter, i, size)
     program.dims = tuple(_dim(dim, found[dim.symbol]) for dim in program.dims)
 
 
 def _is_symbol(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and size.node.expr.is_Symbol
+
+
+def _is_fixed(size: Any) -> bool:
+    return not isinstance(size, torch.SymInt) or bool(size.node.expr.is_number)
 
 
 def _free(name: str, parameter: str, dim: int, taken: set[str]) -> str:

@@ -20,7 +20,7 @@ _LOOSE = ("archive_format", "archive_version", "byteorder", "version")
 _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(?:\.(\w+))?")
 _SIZE_FUNCTION = re.compile(
     r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)|"
-    r"math\.\w+|torch\._?sym_\w+"
+    r"math\.[a-z]\w*|torch\._?sym_[a-z_]+"
 )
 _NAME = re.compile(r"[\w.\-]*")
 _SPECS = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
@@ -114,8 +114,8 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
 def _is_operator(target: str) -> bool:
     """Operators of torch, and arithmetic on sizes; `torch` itself would give access to everything it imports."""
     found = _OPERATOR.fullmatch(target)
-    if "__" in target or found is None:
-        return "__" not in target and bool(_SIZE_FUNCTION.fullmatch(target))
+    if found is None:
+        return bool(_SIZE_FUNCTION.fullmatch(target))
     item: Any = torch.ops
     for part in found.groups():
         item = getattr(item, part, None) if part else item
