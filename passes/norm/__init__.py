@@ -1,0 +1,1 @@
+"""Normalisation written out becomes `aten.rms_norm` and `aten.layer_norm`."""
