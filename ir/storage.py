@@ -19,6 +19,7 @@ import torch
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+import graphwright.ir.library  # noqa: F401  registers the ops that a file may name
 from graphwright.ir.encoding import decode, encode, freeze
 from graphwright.ir.errors import FileFormatError
 from graphwright.ir.graphfile import GraphWriter
