@@ -152,20 +152,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileFormatError(
             f"the artifact has format version {manifest.get('version')}, this release reads {VERSION}", at=str(path)
         )
-    missing = {"target", "interface", "files"} - manifest.keys()
-    if missing:
-        raise FileFormatError(f"the manifest lacks {', '.join(sorted(missing))}", at=str(path))
+    for key, kind in {"target": str, "interface": dict, "files": dict, "provenance": dict}.items():
+        if not isinstance(manifest.get(key), kind):
+            raise FileFormatError(f"'{key}' is missing in the manifest, or is no {kind.__name__}", at=str(path))
     return manifest
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     for name, entry in files.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise FileFormatError("the manifest names a file outside the folder", at=name)
         if not path.is_file():
             raise FileFormatError("a file of the artifact is missing", at=str(path))
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        expected = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else None
+        if (path.stat().st_size, _sha256(path)) != expected:
             raise FileFormatError("a file of the artifact is truncated or was changed", at=str(path))
 
 

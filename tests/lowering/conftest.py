@@ -29,11 +29,16 @@ def _zoo() -> ModuleType:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests that take `model_name` and `attention` on every model of the zoo; most families by default."""
-    if {"model_name", "attention"} <= set(metafunc.fixturenames):
+    """Run tests that take `model_name` on every model of the zoo, with `attention` in each form; most by default."""
+    if "model_name" not in metafunc.fixturenames:
+        return
+    marks = {name: () if name in _DEFAULT else (pytest.mark.slow,) for name in _zoo().CASES}
+    if "attention" in metafunc.fixturenames:
         pairs = [(name, kind) for name, case in _zoo().CASES.items() for kind in case.attention]
-        marked = [pytest.param(*pair, marks=() if pair[0] in _DEFAULT else pytest.mark.slow) for pair in pairs]
-        metafunc.parametrize(("model_name", "attention"), marked)
+        params = [pytest.param(*pair, marks=marks[pair[0]]) for pair in pairs]
+        metafunc.parametrize(("model_name", "attention"), params)
+    else:
+        metafunc.parametrize("model_name", [pytest.param(name, marks=mark) for name, mark in marks.items()])
 
 
 @cache
