@@ -88,7 +88,7 @@ def _splice(node: Node, body: GraphModule) -> None:
                 copied = graph.node_copy(inner, lambda n: mapping[n])
                 copied.meta = {**copied.meta, **provenance}
                 mapping[inner] = copied
-    result = torch.fx.node.map_arg(next(reversed(body.graph.nodes)).args[0], lambda n: mapping[n])
+    result = torch.fx.node.map_arg(body.graph.output_node().args[0], lambda n: mapping[n])
     _replace(node, result)
     graph.erase_node(node)
 
