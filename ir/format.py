@@ -24,7 +24,7 @@ def format_diff(diff: GraphDiff, level: Level = "hunks") -> str:
     Args:
         diff: The diff.
         level: `summary` has a line per pass with its rules and counts; `sites` a line per rule, with the places;
-            `hunks` shows the nodes, except for rules that only do tiny rewrites; `full` shows all nodes.
+            `hunks` shows the nodes, except for rules that only remove or do tiny rewrites; `full` shows all nodes.
     """
     lines = [_title(diff)]
     hunks = (*diff.hunks, *diff.untracked)
@@ -77,25 +77,33 @@ def _count(hunks: Iterable[Hunk]) -> int:
 
 
 def _is_tiny(hunk: Hunk) -> bool:
-    return hunk.first.pass_name != UNTRACKED and len(hunk.first.removed) + len(hunk.first.added) <= _TINY
+    first = hunk.first
+    return first.pass_name != UNTRACKED and (not first.added or len(first.removed) + len(first.added) <= _TINY)
 
 
 def _rule_line(rule: str, hunks: Sequence[Hunk]) -> str:
     sites = [rewrite.site for hunk in hunks for rewrite in hunk.rewrites]
     sources = sorted({rewrite.source for hunk in hunks for rewrite in hunk.rewrites} - {""})
-    return _spaced(f"@@ {rule}", f"x{len(sites)}", _some(collapse(list(dict.fromkeys(sites)))), _some(sources), "@@")
+    return _spaced(
+        f"@@ {rule}", f"x{len(sites)}", _some(_places(collapse(list(dict.fromkeys(sites))))), _some(sources), "@@"
+    )
+
+
+def _places(sites: Sequence[str]) -> list[str]:
+    """Sites by name, the model itself only where there are others."""
+    return [site or "(model)" for site in sites] if any(sites) else []
 
 
 def _some(texts: Sequence[str]) -> str:
     """The first few of several texts."""
-    shown = [text for text in texts if text][:_SITES]
+    shown = list(texts[:_SITES])
     more = len(texts) - len(shown)
     return ", ".join(shown) + (f" (+{more})" if shown and more else "")
 
 
 def _hunk(hunk: Hunk) -> Iterator[str]:
     first = hunk.first
-    yield _spaced(f"@@ {first.rule}", f"x{len(hunk.rewrites)}", _some(hunk.sites), first.source, "@@")
+    yield _spaced(f"@@ {first.rule}", f"x{len(hunk.rewrites)}", _some(_places(hunk.sites)), first.source, "@@")
     yield from _table([("-", record) for record in first.removed] + [("+", record) for record in first.added])
 
 
