@@ -3,6 +3,7 @@
 | op | what it computes |
 |---|---|
 | `graphwright::attention` | attention with what `aten.scaled_dot_product_attention` cannot express: soft-capped scores, sinks |
+| `graphwright::rotary_embedding` | rotary position embedding of queries or keys, whole or partial, halves or interleaved |
 
 The references are composite: autograd, fake tensors and torch.export see through them, and `decompose` gives targets
 that lack the op the same ATen ops.
@@ -73,3 +74,35 @@ def attention(
 
 
 _LIBRARY.impl("attention", attention, "CompositeImplicitAutograd")
+
+
+_LIBRARY.define("rotary_embedding(Tensor x, Tensor cos, Tensor sin, *, bool interleaved=False) -> Tensor")
+
+
+def rotary_embedding(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, interleaved: bool = False
+) -> torch.Tensor:
+    """`x * cos + rotate(x) * sin`: rotate pairs of features by the angles whose cosine and sine are given.
+
+    Args:
+        x: [..., width].
+        cos: [..., rotated], broadcastable to the first `rotated <= width` features of `x`; `rotated` is even. The
+            features after those pass through.
+        sin: As `cos`.
+        interleaved: Pair feature `2 i` with `2 i + 1`; otherwise `i` with `i + rotated / 2`.
+
+    Returns:
+        [..., width], in the dtype that `x`, `cos` and `sin` promote to.
+    """
+    rotated = cos.size(-1)
+    part, rest = x[..., :rotated], x[..., rotated:]
+    if interleaved:
+        turned = torch.stack([-part[..., 1::2], part[..., ::2]], dim=-1).flatten(-2)
+    else:
+        first, second = part[..., : rotated // 2], part[..., rotated // 2 :]
+        turned = torch.cat([-second, first], dim=-1)
+    result = part * cos + turned * sin
+    return result if rotated == x.size(-1) else torch.cat([result, rest], dim=-1)
+
+
+_LIBRARY.impl("rotary_embedding", rotary_embedding, "CompositeImplicitAutograd")

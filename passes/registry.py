@@ -24,8 +24,10 @@ GROUP = "graphwright.passes"
 BUILT_IN = {
     "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
     "functionalize": "graphwright.passes.canonicalize.functionalize:Functionalize",
+    "fuse-activation": "graphwright.passes.activation.fuse:FuseActivation",
     "fuse-attention": "graphwright.passes.attention.fuse:FuseAttention",
     "fuse-norm": "graphwright.passes.norm.fuse:FuseNorm",
+    "fuse-rotary": "graphwright.passes.rotary.fuse:FuseRotary",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
     "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",
 }

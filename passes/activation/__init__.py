@@ -1,0 +1,1 @@
+"""Activations written out become ATen's own."""
