@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## Capture, rewrite, verify and run a real model
-	@OMP_NUM_THREADS=2 $(RUN) -m graphwright.demo
+	@OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(RUN) -m graphwright.demo
 
 test: $(STAMP) ## Run the tests, except those marked slow
 	@$(RUN) -m pytest -n $(WORKERS)

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,6 +58,15 @@ def show_text(text: str) -> None:
     console = output()
     for line in text.splitlines():
         console.print(Text(line, style=_line_style(line)))
+
+
+def finish(facts: Any, text: str, ok: bool, as_json: bool) -> NoReturn:
+    """Print a verdict, as JSON or as text, and leave with status 0 or 1."""
+    if as_json:
+        emit_json(facts)
+    else:
+        show_text(text)
+    raise typer.Exit(0 if ok else 1)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

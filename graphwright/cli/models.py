@@ -27,44 +27,54 @@ WRITTEN_OUT = {"attn_implementation": "eager"}
 HELP = "A folder (saved program, or transformers model), a .pt2 file, or package:module.Class."
 
 
-def load_model(text: str) -> Module | Program | Path:
-    """The model that `text` names; a `.pt2` file stays a path, which `capture` reads.
+def load_model(text: str) -> Module | Program:
+    """The model that `text` names.
 
     Raises:
         typer.BadParameter: There is no such file, package or class.
         FileFormatError: A file or folder is there but is not a model.
     """
-    path = Path(text)
-    if path.is_dir():
-        return _from_folder(path)
-    if path.is_file() and path.suffix == ".pt2":
-        return path
-    if ":" in text and not path.exists():
-        return _from_class(text)
-    raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 file, nor package:module.Class")
+    with step(f"loading {text}"):
+        return _load(Path(text), text)
 
 
-def load_program(
-    text: str, inputs: Sequence[str] | None = None, task: str | None = None, static: bool = False
+def capture_model(
+    model: Module | Program, inputs: Sequence[str] | None = None, task: str | None = None, static: bool = False
 ) -> Program:
-    """Capture the model that `text` names, or load it where it is a saved program.
+    """Capture a model; a program is returned as it is.
 
     Args:
-        text: MODEL of the command line.
+        model: What `load_model` returned.
         inputs: Example inputs as `name=dtype[sizes]`.
         task: What to capture a transformers model for, such as `text-generation`.
         static: Fix all sizes to those of the example inputs.
     """
     import graphwright
-    from graphwright.ir.program import Program
 
-    example = parse_inputs(inputs or ()) or None
-    with step(f"loading {text}"):
-        model = load_model(text)
-    if isinstance(model, Program):
+    if isinstance(model, graphwright.Program):
         return model
+    example = parse_inputs(inputs or ()) or None
     with step("capturing"):
         return graphwright.capture(model, example, dynamic=None if static else "auto", task=task)
+
+
+def load_program(
+    text: str, inputs: Sequence[str] | None = None, task: str | None = None, static: bool = False
+) -> Program:
+    """The model that `text` names as a program; see `capture_model`."""
+    return capture_model(load_model(text), inputs, task, static)
+
+
+def _load(path: Path, text: str) -> Module | Program:
+    import graphwright
+
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() and path.suffix == ".pt2":
+        return graphwright.capture(path)
+    if ":" in text and not path.exists():
+        return _from_class(text)
+    raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 file, nor package:module.Class")
 
 
 def _from_folder(folder: Path) -> Module | Program:

@@ -14,7 +14,7 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", file_okay=False, help="Folder to write to.", show_default=False)
 ]
 OptionalOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", file_okay=False, help="Folder to write the program to.")
+    Path | None, typer.Option("--output", "-o", file_okay=False, help="Folder to write to.", show_default=False)
 ]
 PipelineText = Annotated[
     str, typer.Option("--pipeline", "-p", help="Passes in order, such as canonicalize,fuse-attention{expect=all}.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphwright.ir.diff import GraphDiff
     from graphwright.ir.program import Dim, Program
+    from graphwright.lowering.compare import Comparison
+    from graphwright.lowering.support import SupportReport
 
 
 def program_facts(program: Program) -> dict[str, Any]:
@@ -38,3 +41,14 @@ def diff_facts(diff: GraphDiff) -> dict[str, Any]:
         ],
         "text": str(diff),
     }
+
+
+def support_facts(report: SupportReport) -> dict[str, Any]:
+    """What a target supports: `supported`, and each call that it does not."""
+    return {"supported": report.ok, "calls": report.total, "unsupported": [asdict(item) for item in report.unsupported]}
+
+
+def comparison_facts(comparison: Comparison) -> dict[str, Any]:
+    """A comparison: `ok`, the largest difference, and each output in each case."""
+    rows = [asdict(row) | {"ok": row.ok} for row in comparison.rows]
+    return {"ok": comparison.ok, "largest_difference": comparison.largest_difference, "rows": rows}

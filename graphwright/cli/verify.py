@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from graphwright.cli.console import step
-from graphwright.cli.models import load_program
+from graphwright.cli.console import finish, step
+from graphwright.cli.models import capture_model, load_model
 from graphwright.cli.options import Inputs, Json, Model, PipelineText, Static, Task
 from graphwright.cli.pipeline import run_pipeline
+from graphwright.cli.summary import comparison_facts
 
 
 def verify(
@@ -30,11 +31,12 @@ def verify(
     """Compare ARTIFACT with MODEL on several shapes and paddings; without ARTIFACT, what a pipeline makes of MODEL."""
     import graphwright
 
-    program = load_program(model, inputs, task, static)
+    original = load_model(model)
     candidate: Any
     if artifact is not None:
         candidate = graphwright.load_artifact(artifact)
     else:
-        candidate = run_pipeline(program, pipeline, numerics=True).program
+        candidate = run_pipeline(capture_model(original, inputs, task, static), pipeline, numerics=True).program
     with step("comparing"):
-        report = graphwright.compare(program, candidate, raises=False)
+        comparison = graphwright.compare(original, candidate, raise_on_mismatch=False)
+    finish(comparison_facts(comparison), str(comparison), comparison.ok, as_json)

@@ -85,6 +85,17 @@ def test_export_and_verify(run, program_folder, tmp_path, target):
     assert found["ok"]
 
 
+def test_a_dry_run_names_what_the_target_lacks(run, tmp_path, monkeypatch):
+    (tmp_path / "hermite.py").write_text(
+        "import torch\n\nclass Hermite(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return torch.special.hermite_polynomial_h(x, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    status, found, _ = run("export", "hermite:Hermite", "-i", "x=f32[4,3]", "--dry-run", "--json")
+    assert status == 1
+    assert [item["op"].split(".")[0] for item in found["unsupported"]] == ["special_hermite_polynomial_h"]
+
+
 def test_verify_finds_an_artifact_of_other_weights(run, program_folder, bert_folder, tmp_path):
     from transformers import BertModel
 

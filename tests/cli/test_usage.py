@@ -39,6 +39,7 @@ def test_version(run):
         ["capture", "json:dumps", "-o", "x"],
         ["capture", "torch.nn:Identity", "-o", "x", "--input", "x=f99[2]"],
         ["diff", "torch.nn:Identity", "--no-such-option"],
+        ["export", "torch.nn:Identity"],
     ],
 )
 def test_wrong_usage_is_status_2(run, words, tmp_path, monkeypatch):
