@@ -13,7 +13,7 @@ from torch.fx import Node
 from graphwright.ir.node import module_path, source_line
 
 Scalar = int | float | bool
-Input = ir.Value | Scalar | None
+Number = ir.Value | Scalar | torch.SymInt
 
 
 class Builder:
@@ -101,7 +101,7 @@ class Builder:
         self._fakes[value] = fake
         return value
 
-    def scalar(self, value: ir.Value | Scalar, dtype: torch.dtype) -> ir.Value:
+    def scalar(self, value: Any, dtype: torch.dtype) -> ir.Value:
         """A number or a value as a value of type `dtype`."""
         return self.cast(value, dtype) if isinstance(value, ir.Value) else self.const(value, dtype)
 
@@ -134,12 +134,12 @@ class Builder:
         wanted = from_torch_dtype(dtype)
         return value if value.dtype == wanted else self.op("Cast", value, dtype=dtype, to=int(wanted))
 
-    def promote(self, *values: ir.Value | Scalar) -> tuple[ir.Value, ...]:
+    def promote(self, *values: Number) -> tuple[ir.Value, ...]:
         """Values of one type, the one that torch computes in for these arguments."""
         dtype = self.common_dtype(*values)
         return tuple(self.scalar(value, dtype) for value in values)
 
-    def common_dtype(self, *values: ir.Value | Scalar) -> torch.dtype:
+    def common_dtype(self, *values: Number) -> torch.dtype:
         """The type torch computes in for these arguments."""
         from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as Kind
         from torch._prims_common import elementwise_dtypes

@@ -42,7 +42,7 @@ def conv(
         pads = [size // 2 for size in total] + [size - size // 2 for size in total]
     else:
         pads = 2 * ([0] * count if padding == "valid" else _full(padding, count))
-    options = {"strides": _full(stride, count), "pads": pads, "dilations": dilations, "group": groups}
+    options: dict[str, Any] = {"strides": _full(stride, count), "pads": pads, "dilations": dilations, "group": groups}
     return b.op("Conv", input, weight, bias, **options)
 
 

@@ -91,7 +91,6 @@ class _Emitter:
         for value in used:
             if value.name in self.taken:
                 value.name = f"state.{value.name}"
-                value.const_value.name = value.name
         return used
 
     # ---- calls -------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class _Emitter:
 
     def _name(self, node: Node, result: Any) -> None:
         """Give results the name of their node, and what torch knows about them."""
-        fakes = node.meta.get("val")
+        fakes: Any = node.meta.get("val")
         pairs = zip(result, fakes, strict=False) if isinstance(result, list) else [(result, fakes)]
         for i, (value, fake) in enumerate(pairs):
             if not isinstance(value, ir.Value) or not isinstance(fake, torch.Tensor):

@@ -144,7 +144,8 @@ _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 def pad(b: Emission, self: ir.Value, pad: list[Size], value: Any, mode: str = "constant") -> ir.Value:
     """Elements added at both ends of the last dimensions; torch counts pairs from the last dimension."""
     rank = b.rank(self)
-    begins, ends = [0] * rank, [0] * rank
+    begins: list[Size] = [0] * rank
+    ends: list[Size] = [0] * rank
     for i in range(len(pad) // 2):
         begins[rank - 1 - i], ends[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
     filler = b.scalar(value or 0, b.result.dtype) if mode == "constant" else None

@@ -10,8 +10,10 @@ import onnx_ir as ir
 import torch
 
 from graphwright.lowering.emitters import EmitterTable
-from graphwright.lowering.onnx.builder import Builder, Scalar
+from graphwright.lowering.onnx.builder import Builder, Number
 from graphwright.lowering.onnx.sizes import Sizes
+
+__all__ = ["FAMILIES", "TABLE", "Emission", "Number", "load_table", "register"]
 
 TABLE = EmitterTable()
 register = TABLE.register
@@ -20,8 +22,6 @@ FAMILIES = (
     "attention", "casts", "convolution", "creation", "elementwise", "indexing", "logic", "matmul", "misc", "norm",
     "pooling", "reductions", "scatter", "shapes", "slicing",
 )  # fmt: skip
-
-Number = ir.Value | Scalar | torch.SymInt
 
 
 class Emission(Builder):

@@ -83,9 +83,16 @@ def test_damage_is_found(artifact: Artifact, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("target", "nothing"), ("interface", {"inputs": 3}), ("version", 99), ("files", {"../x": {"bytes": 1}}), ("target", 7),
-     ("files", []), ("interface", None)],
-)  # fmt: skip
+    [
+        ("target", "nothing"),
+        ("target", 7),
+        ("interface", {"inputs": 3}),
+        ("interface", None),
+        ("version", 99),
+        ("files", {"../x": {"bytes": 1}}),
+        ("files", []),
+    ],
+)
 def test_a_wrong_manifest_is_a_clear_error(artifact: Artifact, tmp_path: Path, key: str, value: object) -> None:
     folder = artifact.save(tmp_path / "out")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -94,7 +101,9 @@ def test_a_wrong_manifest_is_a_clear_error(artifact: Artifact, tmp_path: Path, k
         load_artifact(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', '{"format": "graphwright-artifact", "version": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "other"}', '{"format": "graphwright-artifact", "version": 1}']
+)
 def test_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(FileFormatError):

@@ -108,3 +108,18 @@ def test_bfloat16_in_and_out() -> None:
     model = Widen()
     artifact = target("onnx").lower(capture(model, (torch.randn(3, 4).bfloat16(),)))
     compare(model, artifact)
+
+
+def test_an_input_may_have_the_name_of_a_weight() -> None:
+    class Scale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.randn(4))
+
+        def forward(self, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"add": self.scale * scale + 1, "mul": self.scale + scale}
+
+    model = Scale()
+    artifact = target("onnx").lower(capture(model, (torch.randn(3, 4),)))
+    assert artifact.input_names == ("scale",) and artifact.output_names == ("add", "mul")
+    compare(model, artifact)
