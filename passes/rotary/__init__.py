@@ -1,0 +1,1 @@
+"""Rotary position embeddings written out become `graphwright::rotary_embedding`."""
