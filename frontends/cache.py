@@ -49,7 +49,7 @@ def register_caches(model: torch.nn.Module | None = None) -> None:
             )
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: Any) -> Iterator[Any]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

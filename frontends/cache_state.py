@@ -65,7 +65,7 @@ class Encoder:
 
     def _state(self, value: Any, path: tuple[Any, ...]) -> dict[str, Any]:
         """Attributes; sizes that follow from the keys are encoded as such, so that they stay dynamic."""
-        state = {}
+        state: dict[str, Any] = {}
         keys = getattr(value, "keys", None)
         for name, item in vars(value).items():
             if name == "layer_class_to_replicate" and getattr(value, "layers", None):
@@ -121,7 +121,7 @@ class Decoder:
         return cls({key: self.decode(item) for key, item in state})
 
     def _object(self, cls: type, state: dict[str, Any]) -> Any:
-        new = cls.__new__(cls)
+        new: Any = object.__new__(cls)
         derived = {
             name: item for name, item in state.items() if isinstance(item, dict) and {*item} & {"size", "window"}
         }

@@ -92,16 +92,14 @@ class _Builder:
             yield "decoder_input_ids"
 
     def other_towers(self) -> Iterator[str]:
-        """The second input of a two-tower model; a generating model is captured for text only."""
-        can_generate = getattr(type(self.model), "can_generate", None)
-        if self.task != "feature-extraction" or (can_generate and can_generate()):
+        """The second input of a two-tower model; a language model that can also see or hear is captured for text."""
+        if not (hasattr(self.model, "get_text_features") and self.takes("input_ids")):
             return
-        has = lambda name: getattr(self.config, name, None) is not None  # noqa: E731
-        if has("text_config"):
-            pairs = {"vision_config": "pixel_values", "audio_config": "input_features", "text_config": "input_ids"}
-            yield from (name for config, name in pairs.items() if has(config) and self.takes(name))
-            if self.model.main_input_name != "input_ids" and self.takes("attention_mask") and self.takes("input_ids"):
+        if self.model.main_input_name != "input_ids":
+            yield "input_ids"
+            if self.takes("attention_mask"):
                 yield "attention_mask"
+        yield from (name for name in ("pixel_values", "input_features") if self.takes(name))
 
     def takes(self, name: str) -> bool:
         return name in self.parameters
@@ -140,7 +138,7 @@ class _Builder:
         ids = self.tokens(self.batch, self.lengths[0])
         end = getattr(self.text, "eos_token_id", None)
         if self.task in ("text-classification", "question-answering") and is_encoder_decoder(self.model):
-            ids[:, -1] = end
+            ids[:, -1] = int(end or 0)
         self.inputs.add("input_ids", ids, "batch", "sequence")
 
     def attention_mask(self) -> None:
@@ -167,10 +165,10 @@ class _Builder:
         moving = isinstance(frames, int) and frames > 1
         free = (None, None) if size else ("height", "width")
         if moving:
-            shape, names = (self.batch, frames, channels, height, width), ("batch", None, None, *free)
+            images = self.floats(self.batch, frames, channels, height, width)
+            self.inputs.add("pixel_values", images, "batch", None, None, *free)
         else:
-            shape, names = (self.batch, channels, height, width), ("batch", None, *free)
-        self.inputs.add("pixel_values", self.floats(*shape), *names)
+            self.inputs.add("pixel_values", self.floats(self.batch, channels, height, width), "batch", None, *free)
 
     def vision(self, *names: str) -> Any:
         """A setting of the part of the config that is about images."""

@@ -165,7 +165,7 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
             shim,
             args,
             kwargs,
-            dynamic_shapes=shapes,
+            dynamic_shapes=shapes,  # type: ignore[arg-type]
             strict=attempt.strict,
             prefer_deferred_runtime_asserts_over_guards=attempt.deferred,
         )

@@ -32,7 +32,7 @@ def name_dims(program: Program, parameters: Sequence[str], axes: Leaves) -> None
             continue
         for i, size in enumerate(value.shape):
             axis = wanted.get(i) or Axis(conventional_name(parameter, value, i))
-            if _is_symbol(size):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
                 symbol = str(size.node.expr)
                 if symbol not in found:
                     found[symbol] = replace(axis, name=_free(axis.name, parameter, i, taken))
@@ -41,10 +41,6 @@ def name_dims(program: Program, parameters: Sequence[str], axes: Leaves) -> None
             elif axis.required and _is_fixed(size):
                 raise _fixed(axis, parameter, i, size)
     program.dims = tuple(_dim(dim, found[dim.symbol]) for dim in program.dims)
-
-
-def _is_symbol(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and size.node.expr.is_Symbol
 
 
 def _is_fixed(size: Any) -> bool:

@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for name, part in _parts(archive, path):
-                _check_part(path, name, part, lambda part=part: archive.read(part))
+                _check_part(path, name, part, partial(archive.read, part))
     except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, KeyError, EOFError) as error:
         raise FileFormatError("this is not a complete .pt2 file", at=str(path), why=str(error)) from error
 

@@ -43,7 +43,7 @@ def stand_in(model: torch.nn.Module, names: Sequence[str], relations: Sequence[R
     shim = type(
         cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     )
-    copy = object.__new__(shim)
+    copy: Any = object.__new__(shim)
     copy.__dict__.update({name: value for name, value in vars(model).items() if name != "forward"})
     return copy
 
