@@ -46,6 +46,11 @@ class Dispatcher:
         pipeline: Passes to run on each captured call.
         max_graphs: Number of captures after which new kinds of calls go to the original.
         max_states: Number of states of the model to keep graphs for (train and eval mode are two).
+
+    Attributes:
+        captures: Number of captures so far, failed ones included.
+        served: Number of calls that graphs have served.
+        reasons: Why calls went to the original forward.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Dispatcher:
         self.captures = 0
         self.served = 0
         self._states: list[StateGraphs] = []
-        self._said: set[str] = set()
+        self.reasons: list[str] = []
         self._changes: Counter[Hashable] = Counter()
         self._lock = threading.RLock()
 
@@ -174,8 +179,8 @@ class Dispatcher:
 
     def _say(self, reason: str) -> None:
         """Log one sentence, once."""
-        if reason not in self._said:
-            self._said.add(reason)
+        if reason not in self.reasons:
+            self.reasons.append(reason)
             logger.warning("%s runs its original forward for a call because %s.", self.name, reason.rstrip("."))
 
 

@@ -71,6 +71,17 @@ def restore(model: Model) -> Model:
     return model._graphwright_original if isinstance(model, Optimized) else model
 
 
+def dispatcher_of(model: nn.Module) -> Dispatcher:
+    """The dispatcher of an optimised model: it counts captures and served calls and keeps the reasons it gave.
+
+    Raises:
+        TypeError: The model is not optimised.
+    """
+    if not isinstance(model, Optimized):
+        raise TypeError(f"this {type(model).__name__} is not optimised; pass what optimize(model) returned")
+    return model._graphwright_dispatcher
+
+
 def _optimized_class(model: nn.Module, dispatcher: Dispatcher) -> type:
     original = type(model).forward
 

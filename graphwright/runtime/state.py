@@ -116,6 +116,8 @@ def _refusal(modules: list[nn.Module]) -> str | None:
     for tensor in tensors:
         if tensor is not None and type(tensor) not in (torch.Tensor, nn.Parameter):
             return f"a weight is a {type(tensor).__name__}"
+        if tensor is not None and tensor.requires_grad and type(tensor) is not nn.Parameter:
+            return "a weight that needs a gradient is not a parameter"
         if tensor is not None and tensor.is_inference():
             return "a weight was made in inference mode"
     return None

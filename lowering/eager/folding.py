@@ -13,7 +13,7 @@ from graphwright.ir.rewriter import is_needed
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
 
-FoldMode = Literal["all", "views", "none"]
+FoldMode = Literal["all", "views", "never"]
 
 
 class FoldedFunction:
@@ -24,7 +24,7 @@ class FoldedFunction:
 
     Args:
         program: The program.
-        mode: Which expressions to keep: `all`, those that only look into a weight (`views`), or `none`. A kept value
+        mode: Which expressions to keep: `all`, those that only look into a weight (`views`), or `never`. A kept value
             is computed again when a weight's memory, type or version counter changes; writing through
             `weight.data` does not raise the counter, and only `views` follows even that.
     """
@@ -55,7 +55,7 @@ class FoldedFunction:
 
 def weight_expressions(program: Program, mode: FoldMode) -> list[Node]:
     """The largest expressions of weights alone; results of the program are not among them."""
-    if mode == "none" or "functional" not in program.invariants:
+    if mode == "never" or "functional" not in program.invariants:
         return []
     inside: set[Node] = set()
     for node in program.graph.nodes:

@@ -20,7 +20,7 @@ class EagerTarget(Target):
 
     Args:
         fold: Expressions of weights alone that are computed once: `all`, `views` (those that only look into a weight)
-            or `none`.
+            or `never`.
     """
 
     name: ClassVar[str] = "eager"
