@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "data" / "third_party_pass"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Environment in which the package is installed, in a folder of its own."""
-    source = tmp_path_factory.mktemp("source") / "fuse_silu"
+    source = tmp_path_factory.mktemp("source") / "log_softmax"
     site = tmp_path_factory.mktemp("site")
     shutil.copytree(PACKAGE, source)  # building writes into the source folder
     install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
@@ -34,21 +34,21 @@ def python(environment, *words):
 def test_the_pass_is_listed_with_the_built_in_ones(installed):
     found = json.loads(python(installed, "-m", "graphwright", "passes", "--json"))
     summaries = {row["name"]: row["summary"] for row in found}
-    assert summaries["fuse-silu"] == "Write x * sigmoid(x) as one silu."
+    assert summaries["fuse-log-softmax"] == "Write log(softmax(x)) as one log_softmax."
     assert "canonicalize" in summaries
 
 
 def test_it_is_not_there_without_the_package():
     names = {row["name"] for row in json.loads(python(dict(os.environ), "-m", "graphwright", "passes", "--json"))}
     assert "canonicalize" in names
-    assert "fuse-silu" not in names
+    assert "fuse-log-softmax" not in names
 
 
 def test_the_test_of_the_package_passes(installed):
-    out = python(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{installed['PYTHONPATH']}/fuse_silu.py")
+    out = python(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{installed['PYTHONPATH']}/log_softmax.py")
     assert "1 passed" in out
 
 
 def test_the_readme_shows_this_pass():
     readme = (PACKAGE.parents[2] / "README.md").read_text(encoding="utf-8")
-    assert (PACKAGE / "fuse_silu.py").read_text(encoding="utf-8") in readme
+    assert (PACKAGE / "log_softmax.py").read_text(encoding="utf-8") in readme
