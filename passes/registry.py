@@ -23,9 +23,13 @@ GROUP = "graphwright.passes"
 
 BUILT_IN = {
     "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
+    "conv1d-to-linear": "graphwright.passes.linear.addmm:Conv1dToLinearPass",
+    "div-to-mul": "graphwright.passes.linear.division:DivToMul",
+    "fold-batch-norm": "graphwright.passes.batch_norm.fold:FoldBatchNorm",
     "functionalize": "graphwright.passes.canonicalize.functionalize:Functionalize",
     "fuse-activation": "graphwright.passes.activation.fuse:FuseActivation",
     "fuse-attention": "graphwright.passes.attention.fuse:FuseAttention",
+    "fuse-bias": "graphwright.passes.linear.bias:FuseBias",
     "fuse-norm": "graphwright.passes.norm.fuse:FuseNorm",
     "fuse-rotary": "graphwright.passes.rotary.fuse:FuseRotary",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",

@@ -1,0 +1,1 @@
+"""Batch norms in evaluation mode become part of their neighbours' weights."""
