@@ -61,7 +61,7 @@ def _window(layer: Any) -> int | None:
         return None
     if type(layer) is not DynamicSlidingWindowLayer or getattr(layer, "record_past", False):
         raise Unservable(f"a layer of the cache is a {type(layer).__name__}")
-    if layer.is_initialized and layer.cumulative_length != layer.keys.shape[-2]:
+    if layer.keys is not None and layer.cumulative_length != layer.keys.shape[-2]:
         raise Unservable("the sliding window of a cache is full")
     return layer.sliding_window
 

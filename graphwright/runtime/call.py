@@ -34,7 +34,7 @@ class Parameters:
         """Arguments by name; those that repeat a default of None are left out."""
         if len(args) > len(self.positional):
             raise Unservable(f"it has {len(args)} positional arguments")
-        named = dict(zip(self.positional, args, strict=False)) | kwargs if args else kwargs
+        named = dict(zip(self.positional, args, strict=False)) | dict(kwargs)
         return {k: v for k, v in named.items() if v is not None or self.defaults.get(k, v) is not None}
 
 

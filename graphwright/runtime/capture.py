@@ -76,7 +76,7 @@ def capture_call(model: nn.Module, forward: Forward, call: Call) -> tuple[Progra
 def _disguise(model: nn.Module, forward: Forward) -> nn.Module:
     """Another face of `model`: the same attributes and the same class name, but another `forward`."""
     cls = type(model)
-    face = object.__new__(face_class(cls, {"forward": forward}))
+    face: nn.Module = object.__new__(face_class(cls, {"forward": forward}))
     object.__setattr__(face, "__dict__", vars(model))
     return face
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from graphwright.ir.program import Program
-from graphwright.lowering.eager.artifact import EagerArtifact
 from graphwright.lowering.eager.target import EagerTarget
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.caches import store_cache
@@ -31,7 +30,7 @@ class CapturedGraph:
     def __init__(self, program: Program, layouts: Layouts, tensors: Sequence[torch.Tensor], pipeline: Pipeline) -> None:
         self.guard = SizeGuard(program, tensors)
         self.layouts = layouts
-        self.artifact: EagerArtifact = EagerTarget(fold="views").lower(pipeline.run(program).program)
+        self.artifact = EagerTarget(fold="views").emit(pipeline.run(program).program)
         self._flat = self.artifact.flat
 
     def accepts(self, call: Call) -> bool:

@@ -58,7 +58,7 @@ def optimize(model: Model, inputs: Mapping[str, Any] | tuple[Any, ...] | None = 
         pipeline = Pipeline(pipeline or "default")
     forward = type(model).forward
     dispatcher = Dispatcher(forward, type(model).__name__, pipeline)
-    face = object.__new__(_optimized_class(model, dispatcher))
+    face: Model = object.__new__(_optimized_class(model, dispatcher))
     object.__setattr__(face, "__dict__", vars(model))
     if inputs is not None:
         args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (tuple(inputs), {})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sympy
 import torch
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from graphwright.ir.program import Program
 
@@ -35,9 +38,8 @@ class SizeGuard:
         for expression, size in zip(self._expressions, flat_sizes(tensors), strict=True):
             if expression.is_Symbol:
                 self.symbols.setdefault(expression, size)
-        self._conditions = list(_conditions(values, self.symbols))
+        self._condition = _compile(set(_conditions(values, self.symbols)), self.symbols)
         self._ranges = _ranges(values, self.symbols)
-        self._accepted: tuple[int, ...] | None = None
         self._index()
 
     def _index(self) -> None:
@@ -67,24 +69,17 @@ class SizeGuard:
             all([sizes[i] == size for i, size in self._fixed])
             and all([sizes[i] == sizes[j] for i, j in self._same])
             and all([low <= sizes[i] <= high for i, low, high in self._bounds])
-            and (not (self._derived or self._conditions) or self._accepts_slowly(sizes))
+            and (self._condition is None or bool(self._condition(*(sizes[i] for i in self._first.values()))))
+            and (not self._derived or self._has_derived(sizes))
         )
 
-    def _accepts_slowly(self, sizes: Sizes) -> bool:
+    def _has_derived(self, sizes: Sizes) -> bool:
         values = {symbol: sizes[i] for symbol, i in self._first.items()}
-        key = tuple(sizes)
-        if key == self._accepted:
-            return True
-        accepted = all(expression.subs(values) == sizes[i] for i, expression in self._derived) and all(
-            condition.subs(values) == sympy.true for condition in self._conditions
-        )
-        if accepted:
-            self._accepted = key
-        return accepted
+        return all(_evaluate(expression, values) == sizes[i] for i, expression in self._derived)
 
     def sizes_with(self, values: dict[sympy.Symbol, int]) -> list[list[int]]:
         """Shapes of the inputs for other sizes of the symbols."""
-        sizes = [int(expression.subs(self.symbols | values)) for expression in self._expressions]
+        sizes = [int(_evaluate(expression, self.symbols | values)) for expression in self._expressions]
         left = iter(sizes)
         return [[next(left) for _ in range(rank)] for rank in self._ranks]
 
@@ -96,6 +91,30 @@ def flat_sizes(tensors: Sequence[torch.Tensor]) -> Sizes:
 
 def _expression(size: int | torch.SymInt) -> Any:
     return sympy.Integer(size) if isinstance(size, int) else size.node.expr
+
+
+_FUNCTIONS = {"Min": min, "Max": max, "Mod": operator.mod, "PythonMod": operator.mod, "FloorDiv": operator.floordiv}
+
+
+def _compile(conditions: set[Any], symbols: dict[sympy.Symbol, int]) -> Callable[..., bool] | None:
+    """One function of the symbols' sizes for all conditions; the graph's symbols are in the order of their places."""
+    if not conditions:
+        return None
+    names = list(symbols)
+
+    def slowly(*sizes: int) -> bool:
+        values = dict(zip(names, sizes, strict=True))
+        return all(_evaluate(condition, values) for condition in conditions)
+
+    try:
+        quickly: Callable[..., bool] = sympy.lambdify(names, sympy.And(*conditions), modules=[_FUNCTIONS, "math"])
+        return quickly if quickly(*symbols.values()) else slowly
+    except Exception:  # a function that only torch knows
+        return slowly
+
+
+def _evaluate(expression: Any, values: dict[sympy.Symbol, int]) -> Any:
+    return sympy_interp(PythonReferenceAnalysis, values, expression)
 
 
 def _shape_env(values: Sequence[torch.Tensor]) -> Any:

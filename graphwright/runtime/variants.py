@@ -11,10 +11,8 @@ import torch
 from graphwright.runtime.call import Call
 from graphwright.runtime.graph import CapturedGraph
 
-Symbol = sympy.Symbol
 
-
-def variants(graph: CapturedGraph, call: Call) -> Iterator[tuple[frozenset[Symbol], list[torch.Tensor]]]:
+def variants(graph: CapturedGraph, call: Call) -> Iterator[tuple[frozenset[sympy.Symbol], list[torch.Tensor]]]:
     """Tensors with other values of the graph's free sizes, the most different ones first.
 
     Not all of them make sense to the model: a mask must be as long as cache and tokens together. Sizes that are the
@@ -34,7 +32,7 @@ def variants(graph: CapturedGraph, call: Call) -> Iterator[tuple[frozenset[Symbo
                 yield frozenset(chosen), tensors
 
 
-def _grown(sizes: dict[Symbol, int], chosen: Sequence[Symbol]) -> dict[Symbol, int]:
+def _grown(sizes: dict[sympy.Symbol, int], chosen: Sequence[sympy.Symbol]) -> dict[sympy.Symbol, int]:
     """Larger sizes: equal sizes stay equal, and what looks like a sum of two sizes (or one and 1) stays that sum."""
     present = sorted({sizes[symbol] for symbol in chosen})
     growth: dict[int, int] = {}

@@ -11,6 +11,7 @@ import transformers
 
 TOKENS = {"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 98}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHALLOW = {"num_hidden_layers": 1}
 LLAMA = {**TOKENS, **SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
 BERT = {**SIZES, "intermediate_size": 48, "vocab_size": 99}
 
@@ -21,29 +22,29 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
     ),
     "llama": ("LlamaForCausalLM", "LlamaConfig", LLAMA),
-    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", LLAMA),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {**LLAMA, **SHALLOW}),
     "mistral": ("MistralForCausalLM", "MistralConfig", {**LLAMA, "sliding_window": 10}),
     "opt": (
         "OPTForCausalLM",
         "OPTConfig",
-        {**TOKENS, **SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+        {**TOKENS, **SIZES, **SHALLOW, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
     ),
-    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**TOKENS, **SIZES, "intermediate_size": 48}),
-    "bloom": ("BloomForCausalLM", "BloomConfig", {**TOKENS, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**TOKENS, **SIZES, **SHALLOW, "intermediate_size": 48}),
+    "bloom": ("BloomForCausalLM", "BloomConfig", {**TOKENS, "hidden_size": 32, "n_layer": 1, "n_head": 4}),
     "bert": ("BertModel", "BertConfig", BERT),
-    "roformer": ("RoFormerModel", "RoFormerConfig", BERT),
-    "albert": ("AlbertModel", "AlbertConfig", {**BERT, "embedding_size": 16, "hidden_act": "gelu_new"}),
+    "roformer": ("RoFormerModel", "RoFormerConfig", {**BERT, **SHALLOW}),
+    "albert": ("AlbertModel", "AlbertConfig", {**BERT, **SHALLOW, "embedding_size": 16, "hidden_act": "gelu_new"}),
     "vit": ("ViTModel", "ViTConfig", {**SIZES, "intermediate_size": 48, "image_size": 16, "patch_size": 8}),
     "t5": (
         "T5ForConditionalGeneration",
         "T5Config",
-        {"vocab_size": 99, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+        {"vocab_size": 99, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 1, "num_heads": 4, "pad_token_id": 0,
          "eos_token_id": 98, "decoder_start_token_id": 0},
     ),
     "bart": (
         "BartForConditionalGeneration",
         "BartConfig",
-        {**TOKENS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        {**TOKENS, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
          "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 2,
          "forced_eos_token_id": None},
     ),
