@@ -46,7 +46,8 @@ def attention(
     flat = len(shapes[0]) == 3
     if flat:
         query, key, value = (b.op("Unsqueeze", part, b.axes(1)) for part in (query, key, value))
-        mask = None if mask is None or b.rank(attn_mask) < 3 else b.op("Unsqueeze", mask, b.axes(1))  # type: ignore[arg-type]
+        if attn_mask is not None and b.rank(attn_mask) == 3:
+            mask = b.op("Unsqueeze", mask, b.axes(1))
     if b.opset >= 23 and b.result.dtype != torch.float64:  # ONNX Runtime computes double attention in float
         result = b.op("Attention", query, key, value, mask, is_causal=int(is_causal) or None, scale=scale)
     else:

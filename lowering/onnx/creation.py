@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from graphwright.lowering.onnx.sizes import Size
 from graphwright.lowering.onnx.table import Emission, Number, register
 
 aten = torch.ops.aten
@@ -54,3 +55,10 @@ def zeros(b: Emission, **_: Any) -> ir.Value:
 def ones(b: Emission, **_: Any) -> ir.Value:
     """Ones."""
     return filled(b, 1)
+
+
+@register(aten.eye.default, aten.eye.m)
+def eye(b: Emission, n: Size, m: Size | None = None, **_: Any) -> ir.Value:
+    """Ones on the diagonal, zeros elsewhere."""
+    rows, columns = (b.op("Range", b.const(0), b.sizes.scalar(size), b.const(1)) for size in (n, n if m is None else m))
+    return b.cast(b.op("Equal", b.op("Unsqueeze", rows, b.axes(1)), columns, dtype=torch.bool), b.result.dtype)
