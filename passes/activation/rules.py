@@ -33,7 +33,7 @@ def _check_type(m: Match) -> None:
 
 
 class ErfGelu(Rule):
-    """0.5 * x * (1 + erf(x / sqrt(2))) -> gelu(x)"""
+    """0.5 * x * (1 + erf(x / sqrt(2))) -> gelu(x)."""
 
     requires = frozenset({"canonical"})
 
@@ -51,7 +51,7 @@ class ErfGelu(Rule):
 
 
 class TanhGelu(Rule):
-    """0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) -> gelu(x, approximate="tanh")"""
+    """0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) -> gelu(x, approximate="tanh")."""
 
     requires = frozenset({"canonical"})
 
@@ -78,7 +78,7 @@ class TanhGelu(Rule):
 
 
 class Silu(Rule):
-    """x * sigmoid(x) -> silu(x)"""
+    """x * sigmoid(x) -> silu(x)."""
 
     requires = frozenset({"canonical"})
 

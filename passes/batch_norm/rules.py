@@ -21,7 +21,7 @@ def batch_norm(x: Any) -> Expr:
 
 
 class FuseBatchNormInConv(Rule):
-    """batch_norm(conv(x, w, b)) -> conv(x, w * scale, b * scale + shift)"""
+    """batch_norm(conv(x, w, b)) -> conv(x, w * scale, b * scale + shift)."""
 
     requires = frozenset({"functional"})
 
@@ -56,7 +56,7 @@ class FuseBatchNormInConv(Rule):
 
 
 class FuseBatchNormInLinear(Rule):
-    """batch_norm(linear(x, w, b)) -> linear(x, w * scale, b * scale + shift)"""
+    """batch_norm(linear(x, w, b)) -> linear(x, w * scale, b * scale + shift)."""
 
     requires = frozenset({"functional"})
 
@@ -78,7 +78,7 @@ class FuseBatchNormInLinear(Rule):
 
 
 class FuseLinearAfterBatchNorm(Rule):
-    """linear(batch_norm(x), w, b) -> linear(x, w * scale, w @ shift + b)"""
+    """linear(batch_norm(x), w, b) -> linear(x, w * scale, w @ shift + b)."""
 
     requires = frozenset({"functional"})
 

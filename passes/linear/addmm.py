@@ -34,7 +34,7 @@ def _linear(x: Any, m: Match, rw: Edit) -> Any:
 
 
 class Conv1dToLinear(Rule):
-    """reshape(addmm(b, reshape(x, [-1, n]), w), [..., k]) -> linear(x, transpose(w), b)"""
+    """reshape(addmm(b, reshape(x, [-1, n]), w), [..., k]) -> linear(x, transpose(w), b)."""
 
     requires = frozenset({"canonical"})
 
@@ -55,7 +55,7 @@ class Conv1dToLinear(Rule):
 
 
 class AddmmToLinear(Rule):
-    """addmm(b, x, w) -> linear(x, transpose(w), b); mm(x, w) -> linear(x, transpose(w))"""
+    """addmm(b, x, w) -> linear(x, transpose(w), b); mm(x, w) -> linear(x, transpose(w))."""
 
     requires = frozenset({"functional"})
 
@@ -64,7 +64,7 @@ class AddmmToLinear(Rule):
         return _product(x, w, b)
 
     def check(self, m: Match) -> None:
-        """w is a weight."""
+        """W is a weight."""
         _check(m)
 
     def rewrite(self, m: Match, rw: Edit) -> Any:
@@ -73,16 +73,16 @@ class AddmmToLinear(Rule):
 
 
 class MatmulToLinear(Rule):
-    """matmul(x, w) -> linear(x, transpose(w))"""
+    """matmul(x, w) -> linear(x, transpose(w))."""
 
     requires = frozenset({"functional"})
 
     def pattern(self, x: Any, w: Any) -> Any:
-        """x has any number of leading axes."""
+        """X has any number of leading axes."""
         return aten.matmul(tensor(x), tensor(w, rank=2))
 
     def check(self, m: Match) -> None:
-        """w is a weight and x no vector."""
+        """W is a weight and x no vector."""
         m.require(m.x.rank > 1, f"{m.x} is a vector", at=m.x)
         m.require(is_weight(m.w.node), f"{m.w} depends on an input of the program, it is no weight", at=m.w)
         m.require(value_of(m.root).dtype == m.x.dtype, f"{m.x} and {m.w} differ in dtype", at=m.x)
@@ -96,8 +96,8 @@ class MatmulToLinear(Rule):
 class Conv1dToLinearPass(Pass):
     """Turn products with a weight (Conv1D of GPT-2, addmm, mm, matmul) into linears.
 
-    The transposed weight is an expression in the graph, so that state, training and undo are exact. Results agree to the
-    last bits of the dtype: the product may add in another order.
+    The transposed weight is an expression in the graph, so that state, training and undo are exact. Results agree to
+    the last bits of the dtype: the product may add in another order.
     """
 
     name = "conv1d-to-linear"

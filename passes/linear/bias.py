@@ -19,7 +19,7 @@ aten_ = torch.ops.aten
 
 
 class FuseBiasInLinear(Rule):
-    """linear(x, w) + b -> linear(x, w, b)"""
+    """linear(x, w) + b -> linear(x, w, b)."""
 
     requires = frozenset({"functional"})
 

@@ -17,7 +17,7 @@ from graphwright.passes.patterns import Match, Rule, apply_rules, aten, number, 
 
 
 class ChangeTrueDivToMulByInverse(Rule):
-    """x / c -> x * (1 / c), where c is a power of two"""
+    """x / c -> x * (1 / c), where c is a power of two."""
 
     requires = frozenset({"functional"})
     exact = True
@@ -41,7 +41,7 @@ class ChangeTrueDivToMulByInverse(Rule):
 
 
 class _AnyDivisor(ChangeTrueDivToMulByInverse):
-    """x / c -> x * (1 / c), up to a rounding"""
+    """x / c -> x * (1 / c), up to a rounding."""
 
     exact = False
 

@@ -71,7 +71,7 @@ class LayerNormNarrowed(Rule):
 
 
 class LayerNormBiased(Rule):
-    """weight * ((x - mean(x)) / sqrt(var(x) + eps)) + bias -> layer_norm(x, weight, bias)"""
+    """weight * ((x - mean(x)) / sqrt(var(x) + eps)) + bias -> layer_norm(x, weight, bias)."""
 
     requires = frozenset({"canonical"})
 
@@ -91,7 +91,7 @@ class LayerNormBiased(Rule):
 
 
 class LayerNormWeighted(Rule):
-    """weight * ((x - mean(x)) / sqrt(var(x) + eps)) -> layer_norm(x, weight)"""
+    """weight * ((x - mean(x)) / sqrt(var(x) + eps)) -> layer_norm(x, weight)."""
 
     requires = frozenset({"canonical"})
 
@@ -111,7 +111,7 @@ class LayerNormWeighted(Rule):
 
 
 class LayerNorm(Rule):
-    """(x - mean(x)) / sqrt(var(x) + eps) -> layer_norm(x)"""
+    """(x - mean(x)) / sqrt(var(x) + eps) -> layer_norm(x)."""
 
     requires = frozenset({"canonical"})
 

@@ -47,7 +47,7 @@ class RmsNormNarrowed(Rule):
 
 
 class RmsNormWeighted(Rule):
-    """weight * (x * rsqrt(mean(x ** 2) + eps)) -> rms_norm(x, weight)"""
+    """weight * (x * rsqrt(mean(x ** 2) + eps)) -> rms_norm(x, weight)."""
 
     requires = frozenset({"canonical"})
 
@@ -66,7 +66,7 @@ class RmsNormWeighted(Rule):
 
 
 class RmsNorm(Rule):
-    """x * rsqrt(mean(x ** 2) + eps) -> rms_norm(x)"""
+    """x * rsqrt(mean(x ** 2) + eps) -> rms_norm(x)."""
 
     requires = frozenset({"canonical"})
 

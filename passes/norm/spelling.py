@@ -58,7 +58,9 @@ def check_wide(m: Match) -> None:
 def check_narrowed(m: Match) -> None:
     """A half-precision `m.x` is widened to float32, normalised, and the result cast back."""
     m.require(m.x.dtype in HALF, f"only half precision is widened by the fused op itself, {m.x} is {m.x.dtype}", at=m.x)
-    m.require(m.wide.dtype == torch.float32, f"{m.x} is widened to {m.wide.dtype}, the fused op uses float32", at=m.wide)
+    m.require(
+        m.wide.dtype == torch.float32, f"{m.x} is widened to {m.wide.dtype}, the fused op uses float32", at=m.wide
+    )
     m.require(m.root.meta["val"].dtype == m.x.dtype, f"the result is cast to another dtype than {m.x.dtype}")
 
 

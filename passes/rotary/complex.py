@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 
 
 class ComplexRotary(Rule):
-    """as_real(as_complex(x) * polar(1, angle)) -> rotary_embedding(x, cos(angle), sin(angle), interleaved=True)"""
+    """as_real(as_complex(x) * polar(1, angle)) -> rotary_embedding(x, cos(angle), sin(angle), interleaved=True)."""
 
     requires = frozenset({"canonical"})
 
@@ -32,7 +32,9 @@ class ComplexRotary(Rule):
         kept = same_shape(m.pairs.shape[:-2], m.x.shape[:-1]) and same_size(2 * m.pairs.shape[-2], m.x.shape[-1])
         m.require(kept, f"{m.pairs} does not pair neighbouring features of {m.x}", at=m.pairs)
         m.require(same_shape(m.root.meta["val"].shape, m.x.shape), f"the angles are larger than {m.x}", at=m.angles)
-        m.require(same_size(m.angles.shape[-1], m.pairs.shape[-2]), f"{m.angles} has not one value per pair", at=m.angles)
+        m.require(
+            same_size(m.angles.shape[-1], m.pairs.shape[-2]), f"{m.angles} has not one value per pair", at=m.angles
+        )
 
     def rewrite(self, m: Match, rw: Edit) -> Any:
         """Real arithmetic: within a rounding of the complex product."""
@@ -55,4 +57,6 @@ def real_and_imaginary(node: Node, rw: Edit) -> tuple[Node, Node]:
 
 
 def _is_one(size: Any) -> bool:
-    return is_call(size, _aten.ones_like, _aten.ones) or (is_call(size, _aten.full, _aten.full_like) and size.args[1] == 1)
+    return is_call(size, _aten.ones_like, _aten.ones) or (
+        is_call(size, _aten.full, _aten.full_like) and size.args[1] == 1
+    )

@@ -12,7 +12,7 @@ from graphwright.passes.rotary.spelling import check_angles, first_half, rotated
 
 
 class PartialRotary(Rule):
-    """cat([rotate(x[..., :n]), x[..., n:]]) -> rotary_embedding(x)"""
+    """cat([rotate(x[..., :n]), x[..., n:]]) -> rotary_embedding(x)."""
 
     requires = frozenset({"canonical"})
 
@@ -37,7 +37,7 @@ class PartialRotary(Rule):
 
 
 class Rotary(Rule):
-    """x * cos + rotate(x) * sin -> rotary_embedding(x, cos, sin)"""
+    """x * cos + rotate(x) * sin -> rotary_embedding(x, cos, sin)."""
 
     requires = frozenset({"canonical"})
 
@@ -55,7 +55,7 @@ class Rotary(Rule):
 
 
 class HalfAngleRotary(Rule):
-    """cat([a * cos - b * sin, b * cos + a * sin]) -> rotary_embedding(x), with x = cat([a, b])"""
+    """cat([a * cos - b * sin, b * cos + a * sin]) -> rotary_embedding(x), with x = cat([a, b])."""
 
     requires = frozenset({"canonical"})
 
@@ -67,7 +67,9 @@ class HalfAngleRotary(Rule):
     def check(self, m: Match) -> None:
         """One angle per pair."""
         for angles in (m.cos, m.sin):
-            m.require(same_size(2 * angles.shape[-1], m.x.shape[-1]), f"{angles} is not half as wide as {m.x}", at=angles)
+            m.require(
+                same_size(2 * angles.shape[-1], m.x.shape[-1]), f"{angles} is not half as wide as {m.x}", at=angles
+            )
         m.require(len(m.cos.shape) <= m.x.rank, f"the angles are larger than {m.x}", at=m.cos)
 
     def rewrite(self, m: Match, rw: Edit) -> Any:

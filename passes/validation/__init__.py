@@ -1,0 +1,1 @@
+"""Translation validation: a rewrite's region before and after, run on the same inputs."""
