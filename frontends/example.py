@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from graphwright.frontends.tasks import is_encoder_decoder
+from graphwright.frontends.tasks import is_decoder, is_encoder_decoder
 from graphwright.ir.errors import CaptureError
 
 Names = tuple[str | None, ...]
@@ -65,19 +65,24 @@ class _Builder:
         for name in self.wanted():
             make = getattr(self, name, None)
             if make is None:
-                raise CaptureError(
-                    f"{type(self.model).__name__} needs the input '{name}', which cannot be made up from its config",
-                    remedies=["pass example inputs: capture(model, inputs)"],
-                )
+                raise self.unknown(name)
             make()
-        if self.takes("use_cache") and self.task != "feature-extraction":
+        if self.takes("use_cache") and (self.task != "feature-extraction" or is_decoder(self.model)):
             self.inputs.add("use_cache", False)
         return self.inputs
+
+    def unknown(self, name: str) -> CaptureError:
+        """The error for an input whose shape or meaning no config tells."""
+        return CaptureError(
+            f"{type(self.model).__name__} needs the input '{name}', which cannot be made up from its config",
+            remedies=["pass example inputs: capture(model, inputs)"],
+        )
 
     def wanted(self) -> Iterator[str]:
         """The inputs of the call, main input first."""
         main = self.model.main_input_name
-        yield main
+        if self.takes(main):
+            yield main
         required = [
             name
             for name, parameter in self.parameters.items()
@@ -116,8 +121,10 @@ class _Builder:
         size = first(config or self.text, "vocab_size")
         if isinstance(size, int):
             return size
-        embedding = self.model.get_input_embeddings()
-        return int(getattr(embedding, "num_embeddings", 2))
+        try:
+            return int(self.model.get_input_embeddings().num_embeddings)
+        except (NotImplementedError, AttributeError):
+            raise self.unknown("input_ids") from None
 
     def tokens(self, *shape: int) -> torch.Tensor:
         """Token numbers, none of which means something special."""

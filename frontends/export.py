@@ -36,6 +36,7 @@ class Attempt:
     axes: ax.Leaves
     strict: bool = False
     deferred: bool = False
+    batched_experts: bool = False
 
 
 def export_program(
@@ -49,8 +50,10 @@ def export_program(
 ) -> Program:
     """Export `module` as called with `args` and `kwargs`; the module is left as it is.
 
-    Tried in turn: non-strict; non-strict with deferred runtime assertions; strict; and with `dynamic="auto"` also
-    fewer dynamic dimensions, then none, which is logged with the reason.
+    Tried in turn: non-strict; for a transformers mixture of experts that loops over the experts in use, non-strict
+    with its batched form, which computes the same sum in another order; non-strict with deferred runtime assertions;
+    strict; and with `dynamic="auto"` also fewer dynamic dimensions, then none. Any change to what was asked for is
+    logged with the reason.
 
     Args:
         module: Captured in the mode it is in; in train mode dropout stays active.
@@ -71,7 +74,7 @@ def export_program(
     leaves = ax.parameter_leaves(names, args, kwargs or {})
     axes = ax.parse(dynamic, leaves, suggested)
     example = _distinct(Example(args, dict(kwargs or {})), axes)
-    exported, used = _export(module, names, example, list(_attempts(axes, dynamic)), name)
+    exported, used = _export(module, names, example, list(_attempts(module, axes, dynamic)), name)
     program = Program.from_exported(exported, example=example, name=name)
     program.training = module.training
     strip_frames(program.graph)
@@ -119,8 +122,10 @@ def _distinct(example: Example, axes: ax.Leaves) -> Example:
     return Example(args, kwargs)
 
 
-def _attempts(axes: ax.Leaves, dynamic: Any) -> Iterator[Attempt]:
+def _attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any) -> Iterator[Attempt]:
     yield Attempt("non-strict", axes)
+    if batches_experts(module):
+        yield Attempt("batched experts", axes, batched_experts=True)
     yield Attempt("non-strict with deferred runtime assertions", axes, deferred=True)
     yield Attempt("strict", axes, strict=True)
     named = {axis.name for leaf in axes for axis in leaf.values()}
@@ -128,6 +133,15 @@ def _attempts(axes: ax.Leaves, dynamic: Any) -> Iterator[Attempt]:
         if named - {"batch"}:
             yield Attempt("only the batch dynamic", ax.only(axes, ["batch"]))
         yield Attempt("static sizes", [{} for _ in axes])
+
+
+def batches_experts(module: torch.nn.Module) -> bool:
+    """Whether the module is a transformers mixture of experts whose implementation can be chosen."""
+    supported = getattr(type(module), "_can_set_experts_implementation", None)
+    try:
+        return bool(supported and supported())
+    except (OSError, TypeError):  # the class has no source file
+        return False
 
 
 def _export(
@@ -145,7 +159,7 @@ def _export(
             if len(failures) == 1 and (eager := _eager_failure(module, example)) is not None:
                 raise capture_error(name, failures, eager) from eager
             continue
-        if attempt.axes is not attempts[0].axes:
+        if attempt.axes is not attempts[0].axes or attempt.batched_experts:
             logger.warning("%s was captured with %s: %s", name, attempt.label, reason(failures[0][1]))
         return exported, attempt.axes
     raise capture_error(name, failures, None) from failures[0][1]
@@ -155,6 +169,8 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
     quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
     with untouched(module), torch.enable_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
+        if attempt.batched_experts:
+            module.set_experts_implementation("batched_mm")  # type: ignore[operator]
         args, kwargs = copies(example)
         shapes = torch.export.ShapesCollection()
         for leaf, wanted in zip(pytree.tree_leaves((args, kwargs)), attempt.axes, strict=True):

@@ -62,6 +62,16 @@ def is_encoder_decoder(model: Any) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
+def is_decoder(model: Any) -> bool:
+    """Whether a bare model is the trunk of a model that generates, and keeps a cache by default."""
+    if is_encoder_decoder(model):
+        return True
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(model.config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+
+
 def _hears(model: Any) -> bool:
     return model.main_input_name in ("input_features", "input_values")
 

@@ -201,3 +201,37 @@ def test_own_inputs(captured):
         ours, theirs = program.run(input_ids=ids[:, :5]), model(input_ids=ids[:, :5])
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-12)
     assert type(ours.past_key_values) is type(theirs.past_key_values)
+
+
+def test_a_loop_over_experts_is_batched(caplog):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
+        vocab_size=99, num_local_experts=4,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval().double()
+    model.set_experts_implementation("eager")
+    with caplog.at_level("WARNING", logger="graphwright"):
+        program = capture(model)
+    assert "captured with batched experts" in caplog.text
+    assert model.config._experts_implementation == "eager"
+    for sizes in SIZES:
+        assert_replays(model, program, sizes)
+
+
+def test_decoders_without_a_head_take_no_cache(build):
+    transformers = pytest.importorskip("transformers")
+    program = capture(transformers.LlamaModel(build("llama").config))
+    assert program.example.kwargs["use_cache"] is False
+    assert "use_cache" not in capture(build("bert")).example.kwargs
+
+
+def test_inputs_that_no_config_tells():
+    transformers = pytest.importorskip("transformers")
+    from graphwright.ir.errors import CaptureError
+
+    config = transformers.LxmertConfig(
+        hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=99, l_layers=1, x_layers=1, r_layers=1
+    )
+    with pytest.raises(CaptureError, match=r"(?s)fails on the example inputs.*visual_feats.*capture\(model, inputs\)"):
+        capture(transformers.LxmertModel(config))
