@@ -1,35 +1,69 @@
-"""Views: which ops return a tensor that looks into another one."""
+"""Views: which calls return a tensor that looks into another one, by the op's schema and, where that leaves it open, by
+running the op on fake tensors.
+
+The result of an in-place op is a view, too: it is the tensor that was written to.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch.fx import Node
+import contextlib
+import operator
+from functools import lru_cache
+from typing import Any
 
-from graphwright.ir.node import value_of
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from graphwright.ir.infer import inference_scope
+from graphwright.ir.node import OpOverload, bound, is_call, value_of
 
 aten = torch.ops.aten
 
-_VIEWS = (
-    aten.view.default, aten.slice.Tensor, aten.select.int, aten.transpose.int, aten.t.default, aten.permute.default,
-    aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default,
-    aten.alias.default, aten.detach.default, aten.diagonal.default, aten.view_as.default, aten.lift_fresh_copy.default,
+# Ops that copy only if they must.
+_MAYBE_VIEWS = (
+    aten.reshape, aten.reshape_as, aten.flatten, aten.ravel, aten.contiguous, aten.to, aten.type_as,
 )  # fmt: skip
-_MAYBE_VIEWS = (aten.reshape.default, aten.contiguous.default, aten.to.dtype, aten.to.device, aten.to.dtype_layout)
+_DROPOUTS = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout)
 
 
 def is_view(node: Node) -> bool:
-    """Whether a call returns a view of its first argument."""
-    if node.op != "call_function":
+    """Whether a call returns a view of its first argument, or several of them, or one of several."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
         return False
-    if node.target in _MAYBE_VIEWS:
-        source, value = value_of(node.args[0]), value_of(node)  # type: ignore[arg-type]
-        same_type = source.dtype == value.dtype and source.device == value.device
-        return same_type and source.is_contiguous()
-    return node.target in _VIEWS and node.target is not aten.lift_fresh_copy.default
+    if node.target is operator.getitem:
+        return isinstance(value_of(node.args[0]), (list, tuple)) and is_view(node.args[0])
+    if is_call(node, *_MAYBE_VIEWS):
+        if "is_view" not in node.meta:  # kept, since rewriting what the node reads may change its layout
+            node.meta["is_view"] = _shares_memory(node)
+        return node.meta["is_view"]
+    if is_call(node, *_DROPOUTS):  # returns its input where it is inactive
+        return not bound(node)["train"] or bound(node)["p"] == 0
+    return isinstance(node.target, OpOverload) and _aliases_first(node.target)
+
+
+@lru_cache(maxsize=4096)
+def _aliases_first(op: OpOverload) -> bool:
+    """Whether the schema says that the (first) result shares memory with the first argument."""
+    arguments, results = op._schema.arguments, op._schema.returns
+    if not arguments or not results or arguments[0].alias_info is None or results[0].alias_info is None:
+        return False
+    is_list = "*" in arguments[0].alias_info.after_set
+    return is_list or bool(arguments[0].alias_info.before_set & results[0].alias_info.before_set)
+
+
+def _shares_memory(node: Node) -> bool:
+    """Whether the result of a call lies in the memory of its first argument, tried on fake tensors."""
+    source: Any = value_of(node.args[0])  # type: ignore[arg-type]
+    target: Any = node.target
+    with inference_scope(source.fake_mode) if isinstance(source, FakeTensor) else contextlib.nullcontext():
+        result = target(*map_arg(node.args, value_of), **map_arg(node.kwargs, value_of))
+        return result.untyped_storage()._cdata == source.untyped_storage()._cdata
 
 
 def view_source(node: Node) -> Node:
-    """The tensor that a view looks into."""
+    """The tensor that a view looks into; for one of several views, the call that made them."""
     source = node.args[0]
     assert isinstance(source, Node)
     return source

@@ -20,6 +20,7 @@ from torch.fx import Node
 from graphwright.ir.edit import Edit
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
+from graphwright.ir.views import view_root, views_of
 
 LocalRule = Callable[[Node, Edit], Any]
 
@@ -54,15 +55,19 @@ def merge_tables(tables: Iterable[RuleTable]) -> RuleTable:
 
 
 def sweep(
-    table: RuleTable, program: Program, rewriter: Rewriter, *, rounds: int = 10, skip: Collection[Node] = ()
+    table: RuleTable, program: Program, rewriter: Rewriter, *, rounds: int = 10, skip: Collection[Node] = frozenset()
 ) -> int:
     """Apply the rules of `table` in graph order until nothing changes; returns the number of rewrites.
 
-    Nodes in `skip` are left alone.
+    Nodes in `skip`, and those that read them, are left alone.
     """
     total = 0
     for _ in range(rounds):
-        changed = sum(_apply_first(table, node, rewriter) for node in list(program.graph.nodes) if node not in skip)
+        changed = sum(
+            _apply_first(table, node, rewriter)
+            for node in list(program.graph.nodes)
+            if not (skip and (node in skip or any(source in skip for source in node.all_input_nodes)))
+        )
         total += changed
         if not changed:
             break
@@ -76,9 +81,18 @@ def _apply_first(table: RuleTable, node: Node, rewriter: Rewriter) -> bool:
     for name, rule in table.rules_for(node):
         with rewriter.site(name, (node,)) as edit:
             new = rule(node, edit)
-            if new is not None:
+            fires = new is not None and not _leaks(node, new)
+            if fires:
                 edit.replace(node, new)
                 edit.erase(node)
-        if new is not None:
+        if fires:
             return True
     return False
+
+
+def _leaks(node: Node, new: Any) -> bool:
+    """Whether the program would return one of its inputs or weights where it returned a copy."""
+    root = view_root(new) if isinstance(new, Node) else None
+    if root is None or root.op == "call_function" or view_root(node) is root:
+        return False
+    return any(user.op == "output" for view in views_of(node) for user in view.users)

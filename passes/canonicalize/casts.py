@@ -25,8 +25,7 @@ def cast(node: Node, edit: Edit) -> Any:
     if old.device != new.device or old.layout != new.layout:
         return None
     if old.dtype == new.dtype:
-        returned = source.op in ("placeholder", "get_attr") and any(user.op == "output" for user in node.users)
-        return None if returned else source
+        return source
     if node.target is aten.to.dtype and len(node.args) == 2 and not node.kwargs:
         return None
     return edit.call(aten.to.dtype, source, new.dtype)
@@ -51,4 +50,7 @@ def _keeps_values(narrow: torch.dtype, wide: torch.dtype) -> bool:
         return True
     if narrow.is_complex or wide.is_complex or narrow.is_floating_point != wide.is_floating_point:
         return False
-    return torch.promote_types(narrow, wide) == wide
+    try:
+        return torch.promote_types(narrow, wide) == wide
+    except RuntimeError:  # torch promotes no 8-bit floats
+        return narrow == wide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter, is_needed
 
 
-def fold_constants(program: Program, rewriter: Rewriter, *, limit: int) -> int:
+def fold_constants(program: Program, rewriter: Rewriter, *, limit: int, skip: Collection[Node] = frozenset()) -> int:
     """Replace constant values that the rest of the program uses by tensors of the state.
 
     Only the last value of a constant chain is kept. Parameters are not constants (they may be trained), nor are
@@ -23,11 +24,12 @@ def fold_constants(program: Program, rewriter: Rewriter, *, limit: int) -> int:
         program: The program.
         rewriter: Its rewriter.
         limit: Largest size of a folded constant, in bytes.
+        skip: Nodes that are no constants, such as state that the program writes to.
 
     Returns:
         The number of values folded.
     """
-    constant = _constants(program)
+    constant = _constants(program, skip)
     values: dict[Node, torch.Tensor] = {}
     folded = 0
     for node in list(program.graph.nodes):
@@ -42,10 +44,12 @@ def fold_constants(program: Program, rewriter: Rewriter, *, limit: int) -> int:
     return folded
 
 
-def _constants(program: Program) -> set[Node]:
+def _constants(program: Program, skip: Collection[Node]) -> set[Node]:
     """Nodes whose value is the same in every run."""
     constant: set[Node] = set()
     for node in program.graph.nodes:
+        if node in skip:
+            continue
         if node.op == "get_attr":
             is_constant = _is_constant_state(program, str(node.target))
         else:

@@ -15,11 +15,11 @@ from torch.fx import Node
 from graphwright.ir.edit import Edit
 from graphwright.ir.errors import PassError
 from graphwright.ir.infer import same_shape
-from graphwright.ir.invariants import is_mutating
+from graphwright.ir.invariants import is_mutating, written_root
 from graphwright.ir.node import is_call, op_name, shape_of, value_of, where
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
-from graphwright.ir.views import view_root, view_source, views_of
+from graphwright.ir.views import is_view, view_root, view_source, views_of
 from graphwright.passes.base import Pass
 from graphwright.passes.canonicalize.scatter import scatter_back
 
@@ -37,54 +37,60 @@ class Functionalize(Pass):
         """Rewrite every in-place op.
 
         Raises:
-            PassError: An op writes to an input or buffer, or through a view that cannot be scattered back.
+            PassError: An op has no functional form, or writes through a view that cannot be scattered back.
         """
-        blocked = functionalize(program, rewriter)
-        if blocked:
-            raise PassError("an in-place op cannot be made functional", at=where(blocked[0][0]), why=blocked[0][1])
+        functionalize(program, rewriter)
 
 
-def functionalize(program: Program, rewriter: Rewriter) -> list[tuple[Node, str]]:
-    """Rewrite in-place ops in graph order; returns those that must stay, with the reason."""
-    blocked = []
-    for node in [node for node in program.graph.nodes if node.op == "call_function" and is_mutating(node)]:
+def functionalize(program: Program, rewriter: Rewriter) -> None:
+    """Rewrite in-place ops in graph order, except those that write to inputs and state.
+
+    Raises:
+        PassError: An op has no functional form, or writes through a view that cannot be scattered back.
+    """
+    writes = [node for node in program.graph.nodes if node.op == "call_function" and is_mutating(node)]
+    hidden = [node for node in writes if written_root(node) is None]
+    for node in hidden:
+        if node.args and isinstance(node.args[0], Node):
+            views_of(view_root(node.args[0]))  # settles what is a view while the layouts are those of the capture
+    for node in hidden:
         with rewriter.site("Functionalize", (node,)) as edit:
-            reason = _rewrite(node, edit)
-        if reason:
-            blocked.append((node, reason))
-    return blocked
+            _rewrite(node, edit)
 
 
-def _rewrite(node: Node, edit: Edit) -> str | None:
-    """Rewrite one in-place op; returns why not."""
+def _rewrite(node: Node, edit: Edit) -> None:
     target: Any = node.args[0] if node.args else None
     if not isinstance(target, Node) or not isinstance(value_of(target), torch.Tensor):
-        return f"{op_name(node)} does not write to its first argument"
-    root = view_root(target)
-    if root.op in ("placeholder", "get_attr"):
-        return f"it writes to '{root.target}', which the caller can see"
+        raise _failure(node, "it does not write to its first argument")
     new = _functional_call(node, target, edit)
     if new is None:
-        return f"{op_name(node)} has no functional form"
+        raise _failure(node, "it has no functional form")
+    root = view_root(target)
     new_root = scatter_back(target, root, new, edit)
     if new_root is None:
-        return f"{op_name(node)} writes through a view that cannot be scattered back"
-    _move_readers(node, target, root, new, new_root, edit)
-    edit.replace(node, new)
+        raise _failure(node, f"it writes through {op_name(target)}, which cannot be undone")
+    if is_view(new_root):  # a tensor of its own keeps chains of views short
+        new_root = edit.aten.clone(new_root)
+    _move_readers(node, target, root, new_root, edit)
     edit.erase(node)
-    return None
+
+
+def _failure(node: Node, reason: str) -> PassError:
+    return PassError(f"the in-place op {op_name(node)} cannot be made functional", at=where(node), why=reason)
 
 
 def _functional_call(node: Node, target: Node, edit: Edit) -> Node | None:
     """The same op without the underscore, on the same arguments, in the type of what was written to."""
-    if is_call(node, aten.detach_):
-        return edit.aten.detach(target)
+    if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+        return edit.aten.detach(target) if is_call(node, aten.detach_) else None
     if is_call(node, aten.copy_):
         source: Any = node.args[1]
         if value_of(source).dtype != value_of(target).dtype:
             source = edit.call(aten.to.dtype, source, value_of(target).dtype)
-        return source if _equal_shape(source, target) else edit.call(aten.expand.default, source, _sizes(target, edit))
-    if is_call(node, aten.fill_, aten.zero_):
+        if _equal_shape(source, target):
+            return edit.aten.clone(source)  # the source may be written to later
+        return edit.aten.clone(edit.call(aten.expand.default, source, _sizes(target, edit)))
+    if is_call(node, aten.fill_.Scalar, aten.zero_):
         return edit.call(aten.full_like.default, target, node.args[1] if len(node.args) > 1 else 0)
     overload: Any = node.target
     name, variant = overload._schema.name.removeprefix("aten::"), overload._overloadname
@@ -106,23 +112,18 @@ def _sizes(node: Node, edit: Edit) -> list[Any]:
     return [size if isinstance(size, int) else edit.call(aten.sym_size.int, node, i) for i, size in enumerate(sizes)]
 
 
-def _move_readers(node: Node, target: Node, root: Node, new: Node, new_root: Node, edit: Edit) -> None:
+def _move_readers(node: Node, target: Node, root: Node, new_root: Node, edit: Edit) -> None:
     """Later readers of the written tensor, and of every view of it, read the new value."""
-    for alias in views_of(root):
-        if alias is node or alias in edit.created_set or not any(node < user for user in alias.users):
-            continue
-        if alias is root:
-            replacement = new_root
-        elif alias is target:
-            replacement = new
-        else:
-            replacement = _replay(alias, root, new_root, edit)
-        edit.replace(alias, replacement, users=lambda user: node < user)
+    moved: dict[Node, Node] = {root: new_root}
+    for alias in [alias for alias in views_of(root) if alias < node and alias not in edit.created_set]:
+        if any(node < user for user in alias.users):
+            edit.replace(alias, _replay(alias, moved, edit), users=lambda user: node < user)
+    edit.replace(node, _replay(target, moved, edit))
 
 
-def _replay(alias: Node, root: Node, new_root: Node, edit: Edit) -> Node:
-    """The view `alias` of `root`, taken of `new_root`."""
-    if alias is root:
-        return new_root
-    source = _replay(view_source(alias), root, new_root, edit)
-    return edit.copy(alias, (source, *alias.args[1:]), dict(alias.kwargs))
+def _replay(alias: Node, moved: dict[Node, Node], edit: Edit) -> Node:
+    """The view `alias`, taken of the new value."""
+    if alias not in moved:
+        source = _replay(view_source(alias), moved, edit)
+        moved[alias] = edit.copy(alias, (source, *alias.args[1:]), dict(alias.kwargs))
+    return moved[alias]

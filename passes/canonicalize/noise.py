@@ -32,20 +32,14 @@ def inactive_dropout(node: Node, edit: Edit) -> Any:
 @TABLE.local_rule(aten.alias, aten.lift_fresh_copy, aten.lift_fresh, aten.clone, aten.contiguous)
 def copy_of_value(node: Node, edit: Edit) -> Any:
     """Copies and aliases are the same value in a functional program; memory layout is no part of a value."""
-    source = node.args[0]
-    return None if _returns_input(node, source) else source
+    return node.args[0]
 
 
 @TABLE.local_rule(aten.detach)
 def detach_without_gradient(node: Node, edit: Edit) -> Any:
     """Detach matters only where a gradient could flow: not for integers, and not for what no parameter reaches."""
     source: Any = node.args[0]
-    return None if _returns_input(node, source) or may_need_gradient(source) else source
-
-
-def _returns_input(node: Node, source: Any) -> bool:
-    """Whether the program would return one of its own inputs or weights instead of a copy of it."""
-    return source.op in ("placeholder", "get_attr") and any(user.op == "output" for user in node.users)
+    return None if may_need_gradient(source) else source
 
 
 def may_need_gradient(node: Node, limit: int = 2000) -> bool:
@@ -83,7 +77,8 @@ def add_zero(node: Node, edit: Edit) -> Any:
 def multiply_by_one(node: Node, edit: Edit) -> Any:
     """X * 1 and x / 1 are x where the type stays."""
     source, other = node.args[0], node.args[1]
-    if isinstance(source, Node) and _is_number(other, 1) and _same_type(node, source):
+    rounds = bound(node).get("rounding_mode") is not None
+    if isinstance(source, Node) and _is_number(other, 1) and _same_type(node, source) and not rounds:
         return source
     return None
 

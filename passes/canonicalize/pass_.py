@@ -50,7 +50,7 @@ class Canonicalize(Pass):
         pinned = _written(program)
         for _ in range(4):
             sweep(rule_table(), program, rewriter, skip=pinned)
-            fold_constants(program, rewriter, limit=self.fold_limit)
+            fold_constants(program, rewriter, limit=self.fold_limit, skip=pinned)
             merged = merge_duplicates(program, rewriter, skip=pinned)
             remove_dead(program, rewriter)
             if not merged:
@@ -59,7 +59,8 @@ class Canonicalize(Pass):
 
 def _written(program: Program) -> set[Node]:
     """Inputs and state that the program writes to, and all views of them: order matters for those who read them."""
-    roots = {root for node in program.graph.nodes if (root := written_root(node)) is not None}
+    written = {(root.op, root.target) for node in program.graph.nodes if (root := written_root(node)) is not None}
+    roots = [node for node in program.graph.nodes if (node.op, node.target) in written]
     pinned: set[Node] = set()
     for root in roots:
         for view in views_of(root):

@@ -53,6 +53,17 @@ def full_slice(node: Node, edit: Edit) -> Any:
     return source if open_end or same_shape(shape_of(node) or (), shape_of(source) or (None,)) else None
 
 
+@TABLE.local_rule(aten.slice.Tensor, aten.select.int)
+def part_just_written(node: Node, edit: Edit) -> Any:
+    """The part of a tensor that was just scattered into it is what was scattered."""
+    source: Any = node.args[0]
+    scatter = aten.select_scatter if is_call(node, aten.select) else aten.slice_scatter
+    if not is_call(source, scatter):
+        return None
+    read, written = bound(node), bound(source)
+    return written["src"] if all(written[name] == value for name, value in read.items() if name != "self") else None
+
+
 @TABLE.local_rule(aten.cat)
 def cat_without_empties(node: Node, edit: Edit) -> Any:
     """Empty operands of `cat` add nothing; a `cat` of one is that one."""
@@ -93,7 +104,7 @@ def transpose(node: Node, edit: Edit) -> Any:
 def _swapped(node: Node) -> tuple[int, int] | None:
     """The two non-negative dims that a transposing op swaps."""
     kind = tensor_type(node)
-    if kind is None or kind.dtype.is_complex:
+    if kind is None or kind.rank == 0 or kind.dtype.is_complex:
         return None
     if is_call(node, aten.transpose, aten.swapaxes, aten.swapdims):
         first, second = (int(dim) % kind.rank for dim in node.args[1:3])  # type: ignore[call-overload]
@@ -122,7 +133,7 @@ def positive_dim(node: Node, edit: Edit) -> Any:
     if not isinstance(dim, int) or dim >= 0:
         return None
     rank = len(shape_of(source) or ()) + (1 if is_call(node, aten.unsqueeze) else 0)  # type: ignore[arg-type]
-    return edit.call(node.target, source, dim % rank)
+    return edit.call(node.target, source, dim % rank) if rank else source
 
 
 @TABLE.local_rule(aten.sym_size.int)
