@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from graphwright.ir.errors import PassError
@@ -225,15 +226,22 @@ def plain_leaf(value: Any) -> Any:
 def free_name(name: str, taken: Mapping[str, Any]) -> str:
     """`name`, or `name_1`, `name_2`, ... if a module tree that holds `taken` has no place for it.
 
-    What would lie inside of a tensor (`bias.more`) goes next to it (`bias_more`).
+    What would lie inside of a tensor (`bias.more`) goes next to it (`bias_more`); names that modules use themselves
+    (`to`, `type`) are taken.
     """
     *path, leaf = name.split(".")
     for depth in range(len(path), 0, -1):
         if ".".join(path[:depth]) in taken:
             path, leaf = path[: depth - 1], "_".join([*path[depth - 1 :], leaf])
-    name = candidate = ".".join([*path, leaf])
-    i = 0
+    name = ".".join([*path, leaf])
+    i, candidate = (1, f"{name}_1") if leaf in _module_names() else (0, name)
     while candidate in taken or any(other.startswith(f"{candidate}.") for other in taken):
         i += 1
         candidate = f"{name}_{i}"
     return candidate
+
+
+@cache
+def _module_names() -> frozenset[str]:
+    """Names that every runnable module has already."""
+    return frozenset(dir(GraphModule(torch.nn.Module(), Graph())))

@@ -12,6 +12,7 @@ from torch.fx.node import map_arg
 from graphwright.ir.node import module_path
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter, is_needed
+from graphwright.ir.views import views_of
 
 
 def fold_constants(program: Program, rewriter: Rewriter, *, limit: int, skip: Collection[Node] = frozenset()) -> int:
@@ -35,6 +36,8 @@ def fold_constants(program: Program, rewriter: Rewriter, *, limit: int, skip: Co
     for node in list(program.graph.nodes):
         if node not in constant or node.op == "get_attr" or all(user in constant for user in node.users):
             continue
+        if _is_returned(node):
+            continue
         value = _evaluate(node, program, values)
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() <= limit:
             with rewriter.site("FoldConstants", (node,)) as edit:
@@ -42,6 +45,11 @@ def fold_constants(program: Program, rewriter: Rewriter, *, limit: int, skip: Co
                 edit.erase(node)
             folded += 1
     return folded
+
+
+def _is_returned(node: Node) -> bool:
+    """Whether the program returns a value, which the caller may then write to, or a view of it."""
+    return any(user.op == "output" for view in views_of(node) for user in view.users)
 
 
 def _constants(program: Program, skip: Collection[Node]) -> set[Node]:

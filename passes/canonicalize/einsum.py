@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.edit import Edit
+from graphwright.ir.infer import same_size
 from graphwright.ir.node import shape_of
 from graphwright.passes.local import RuleTable
 
@@ -33,6 +34,8 @@ def einsum_as_matmul(node: Node, edit: Edit) -> Any:
     covered = set(left) <= {*batch, *inner, *rows} and set(right) <= {*batch, *inner, *columns}
     if len(inner) != 1 or len(rows) > 1 or len(columns) > 1 or not covered:
         return None
+    if not same_size(*((shape_of(operand) or ())[term.index(inner[0])] for operand, term in ((a, left), (b, right)))):
+        return None  # a size of 1 would be repeated
     x = _arranged(a, left, [*batch, *rows, *inner], len(rows) == 0, -2, edit)
     y = _arranged(b, right, [*batch, *inner, *columns], len(columns) == 0, -1, edit)
     product = edit.call(aten.matmul.default, x, y)

@@ -104,8 +104,10 @@ def transpose(node: Node, edit: Edit) -> Any:
 def _swapped(node: Node) -> tuple[int, int] | None:
     """The two non-negative dims that a transposing op swaps."""
     kind = tensor_type(node)
-    if kind is None or kind.rank == 0 or kind.dtype.is_complex:
+    if kind is None or kind.dtype.is_complex:
         return None
+    if kind.rank < 2:
+        return 0, 0
     if is_call(node, aten.transpose, aten.swapaxes, aten.swapdims):
         first, second = (int(dim) % kind.rank for dim in node.args[1:3])  # type: ignore[call-overload]
         return min(first, second), max(first, second)

@@ -403,7 +403,10 @@ def test_a_value_put_before_what_it_reads_is_refused(net, original, rewriter):
     assert same(net, original)
 
 
-@pytest.mark.parametrize("name", ["block.left.linear.bias.more", "block.left", "block.left.linear", "new.folder.name"])
+@pytest.mark.parametrize(
+    "name",
+    ["block.left.linear.bias.more", "block.left", "block.left.linear", "new.folder.name", "to", "block.type", "meta"],
+)
 def test_new_state_never_collides_with_a_tensor_or_a_folder(net, rewriter, name):
     relu = find(net, "relu")
     with rewriter.site("R", [relu]) as edit:
