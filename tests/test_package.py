@@ -1,0 +1,44 @@
+"""Promises of the package as a whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphwright.lowering.registry import BUILT_IN as TARGETS
+from graphwright.passes.registry import BUILT_IN as PASSES
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_import_is_light():
+    code = "import sys, torch; before = set(sys.modules); import graphwright; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "graphwright" in loaded
+    assert not loaded & {"transformers", "onnx", "onnx_ir", "onnxruntime", "rich", "typer", "networkx", "safetensors"}
+
+
+def test_every_public_name_can_be_used():
+    import graphwright
+
+    assert all(getattr(graphwright, name) is not None for name in graphwright.__all__)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_the_docs_list_every_pass(name):
+    assert f"`{name}`" in (ROOT / "docs" / "passes.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_readme_lists_every_target(name):
+    assert f"`{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_links_of_the_docs_lead_somewhere():
+    import re
+
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
