@@ -23,8 +23,8 @@ def _half_gated(x: Any, gate: Any) -> Expr:
 
 
 def _one_plus(x: Any) -> Expr:
-    one = any_of(1, aten.ones_like(...), aten.full_like(..., 1))
-    return aten.add(x, one)
+    any_type = {"dtype": ..., "layout": ..., "device": ..., "pin_memory": ..., "memory_format": ...}
+    return aten.add(x, any_of(1, aten.ones_like(..., **any_type), aten.full_like(..., 1, **any_type)))
 
 
 def _check_type(m: Match) -> None:
@@ -60,7 +60,8 @@ class TanhGelu(Rule):
         root, small = number(math.sqrt(2 / math.pi), _CLOSE), number(0.044715, _CLOSE)
         cubic = any_of(aten.pow(x, 3), aten.mul(square(x), x))
         scaled = aten.mul(x, small)
-        series = aten.mul(aten.add(x, aten.mul(cubic, small)), root)
+        cubed = any_of(aten.mul(cubic, small), aten.mul(aten.mul(scaled, x), x))
+        series = aten.mul(aten.add(x, cubed), root)
         squared = any_of(aten.mul(scaled, x), aten.mul(square(x), small))
         factored = any_of(
             aten.mul(aten.mul(x, root), _one_plus(squared)),

@@ -113,6 +113,8 @@ class History:
         """Whether a value depends on no parameter and no floating-point input: masks, positions, cosines."""
         if record.op == "get_attr":
             return record.target not in self._parameters
+        if _is_size(record):
+            return True
         if record.op == "placeholder":
             return not record.type.startswith(("f", "bf", "c"))
         return all(self._derived.get(self._resolve(name), False) for name in record.inputs())
@@ -123,9 +125,14 @@ class History:
         return name
 
     def _current(self, name: str) -> NodeRecord | None:
-        """A computed node with its inputs as they are now; None for inputs and state, and for what is not known."""
+        """A computed node with its inputs as they are now; None for inputs, state, sizes, and what is not known."""
         record = self._known.get(name)
-        if record is None or record.op != "call_function":
+        if record is None or record.op != "call_function" or _is_size(record):
             return None
         moved = {source: self._resolve(source) for source in record.inputs() if source in self._renamed}
         return with_inputs(record, moved) if moved else record
+
+
+def _is_size(record: NodeRecord) -> bool:
+    """Whether a value is a size, known once the dimensions are."""
+    return record.type.startswith("int(")
