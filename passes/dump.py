@@ -12,7 +12,7 @@ from graphwright.ir.errors import GraphwrightError
 from graphwright.ir.format import format_diff
 from graphwright.ir.program import Program
 from graphwright.passes.instrument import Instrument
-from graphwright.passes.report import report_html
+from graphwright.passes.sources import Sources
 
 if TYPE_CHECKING:
     from graphwright.passes.base import Pass
@@ -34,10 +34,12 @@ class DumpDir(Instrument):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._count = 0
+        self._sources = Sources()
 
     def start(self, program: Program) -> None:
         """Make the folder and remove the diffs of an earlier run."""
-        self._count = 0
+        self._count, self._sources = 0, Sources()
+        self._sources.collect(program)
         self.path.mkdir(parents=True, exist_ok=True)
         for old in self.path.glob("[0-9][0-9]-*.diff"):
             old.unlink()
@@ -45,6 +47,8 @@ class DumpDir(Instrument):
     def after_pass(self, pass_: Pass, program: Program, record: PassRecord) -> None:
         """Write the diff of the pass."""
         self._count += 1
+        if record.changed:
+            self._sources.collect(program)
         text = format_diff(record.diff, "full") + "".join(f"# miss: {line}\n" for line in record.miss_lines())
         write_text(self.path / f"{self._count:02d}-{_file_name(record.name)}.diff", text)
 
@@ -63,8 +67,9 @@ class DumpDir(Instrument):
     def finish(self, result: Result) -> None:
         """Write the trace, the summary and the page."""
         trace = result.trace
+        trace.sources = self._sources
         write_text(self.path / "trace.json", json.dumps(trace.to_json()))
-        write_text(self.path / "index.html", report_html(result.program.name, trace))
+        write_text(self.path / "index.html", trace.to_html())
         if trace.records:
             write_text(self.path / "summary.txt", format_diff(trace.diff(), "summary"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from graphwright.ir.diff import GraphDiff, diff
 from graphwright.ir.errors import FileFormatError, GraphwrightError
 from graphwright.ir.record import Rewrite
 from graphwright.ir.snapshot import Snapshot
+from graphwright.passes.misses import MissRecord
+from graphwright.passes.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class PassRecord:
         """Whether the program after it is another than before."""
         return self.after is not self.before
 
-    @property
+    @cached_property
     def diff(self) -> GraphDiff:
         """The graph diff of this pass."""
         return diff(self.before, self.after, self.rewrites)
@@ -53,9 +56,15 @@ class PassRecord:
 
 @dataclass
 class Trace:
-    """Records of the passes of one pipeline, in the order they ran."""
+    """Records of the passes of one pipeline, in the order they ran.
+
+    Args:
+        records: One record per pass.
+        sources: Excerpts of the model's source; empty unless an instrument such as DumpDir collected them.
+    """
 
     records: list[PassRecord] = field(default_factory=list)
+    sources: Sources = field(default_factory=Sources)
 
     def append(self, record: PassRecord) -> None:
         """Add the record of a pass that ran."""
@@ -95,11 +104,24 @@ class Trace:
             "version": 1,
             "snapshots": [snapshot.to_json() for snapshot in kept],
             "passes": [_record_json(record, snapshots) for record in self.records],
+            "sources": self.sources.to_json(),
         }
+
+    def to_html(self) -> str:
+        """One self-contained page: passes, changes, both graphs side by side, sources, near misses."""
+        from graphwright.passes.viewer.page import page_html
+
+        return page_html(self)
+
+    def to_model_explorer(self) -> dict[str, Any]:
+        """The graphs before and after each changing pass, as Google Model Explorer reads them."""
+        from graphwright.passes.viewer.model_explorer import model_explorer_graphs
+
+        return model_explorer_graphs(self)
 
     @staticmethod
     def from_json(fields: Any) -> Trace:
-        """Read what `to_json` gave; misses come back as text.
+        """Read what `to_json` gave; misses come back as records, or as text where they were text.
 
         Raises:
             FileFormatError: It is not a trace.
@@ -108,8 +130,9 @@ class Trace:
             if fields["format"] != "graphwright-trace" or fields["version"] != 1:
                 raise FileFormatError("not a trace of this version", why=f"{fields['format']} {fields['version']}")
             snapshots = [Snapshot.from_json(snapshot) for snapshot in fields["snapshots"]]
-            return Trace([_record_from_json(record, snapshots) for record in fields["passes"]])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            records = [_record_from_json(record, snapshots) for record in fields["passes"]]
+            return Trace(records, Sources.from_json(fields["sources"]))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError("not a trace", why=f"{type(error).__name__}: {error}") from error
 
     @staticmethod
@@ -131,7 +154,7 @@ def _record_json(record: PassRecord, snapshots: dict[int, int]) -> dict[str, Any
         "before": snapshots[id(record.before)],
         "after": snapshots[id(record.after)],
         "seconds": record.seconds,
-        "misses": record.miss_lines(),
+        "misses": [MissRecord.of(miss).to_json() for miss in record.misses],
         "notes": record.notes,
         "rewrites": [rewrite.to_json() for rewrite in record.rewrites],
     }
@@ -144,6 +167,6 @@ def _record_from_json(fields: Any, snapshots: Sequence[Snapshot]) -> PassRecord:
         before=snapshots[int(fields["before"])],
         after=snapshots[int(fields["after"])],
         seconds=float(fields["seconds"]),
-        misses=tuple(str(miss) for miss in fields["misses"]),
+        misses=tuple(MissRecord.from_json(miss) for miss in fields["misses"]),
         notes=dict(fields["notes"]),
     )

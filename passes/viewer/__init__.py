@@ -1,0 +1,1 @@
+"""Pictures of a trace: one HTML page, Google Model Explorer's JSON, and Graphviz."""
