@@ -1,0 +1,1 @@
+"""Coverage: every architecture of transformers, made tiny, captured, optimised and compared with the original."""

@@ -1,0 +1,123 @@
+"""The optimised program against the unmodified model, in float64."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from benchmarks.coverage.cases import Case, cases
+from benchmarks.coverage.precision import Float64, double_leaves, double_model, double_program
+from benchmarks.coverage.rows import Row
+from graphwright.ir.errors import InputError
+from graphwright.ir.inputs import check_leaves
+from graphwright.ir.program import Program
+
+# Both sides compute in float64 throughout, so they differ by rounding: 1e-16, times what two layers with scaled
+# weights amplify it by (up to 1e4 was seen). A wrong mask, scale or head changes the result in the first digits.
+TOLERANCE = 1e-9
+
+
+def compare(row: Row, model: torch.nn.Module, captured: Program, optimised: Program) -> None:
+    """Fill in the row's differences, refusals and wrong cases."""
+    original = _original(model, captured)
+    before, after = _runner(captured), _runner(optimised)
+    for case in cases(captured):
+        try:
+            expected = _run(original, case)
+        except Exception as error:  # the model does not take inputs like these: nothing to compare with
+            row.skipped[case.name] = _text(error)
+            continue
+        try:
+            check_leaves(captured.placeholders, case.leaves, captured.dims, captured.guards)
+        except InputError as error:
+            row.refused[case.name] = _text(error)
+            continue
+        _record(row, case, expected, before, after)
+
+
+def _record(row: Row, case: Case, expected: list[Any], before: Callable[..., Any], after: Callable[..., Any]) -> None:
+    try:
+        value = difference(expected, _run(after, case), case.mask)
+    except Exception as error:
+        row.wrong[case.name] = f"optimised raises {_text(error)}"
+        return
+    row.differences[case.name] = value
+    if value <= TOLERANCE:
+        return
+    try:
+        captured = difference(expected, _run(before, case), case.mask)
+    except Exception as error:
+        row.wrong[case.name] = f"{value:.1e} (captured raises {_text(error)})"
+        return
+    blame = "in the capture" if captured > TOLERANCE else "in the passes"
+    row.wrong[case.name] = f"{value:.1e} {blame} ({captured:.1e} before the passes)"
+
+
+def _original(model: torch.nn.Module, program: Program) -> Callable[[list[Any]], list[Any]]:
+    double = double_model(model)
+
+    def run(leaves: list[Any]) -> list[Any]:
+        args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+        return pytree.tree_leaves(double(*args, **kwargs), is_leaf=lambda value: value is None)
+
+    return run
+
+
+def _runner(program: Program) -> Callable[[list[Any]], list[Any]]:
+    return double_program(program).run_flat
+
+
+def _run(function: Callable[[list[Any]], list[Any]], case: Case) -> list[Any]:
+    """Results as flat leaves; random numbers are the same in every run."""
+    import numpy
+
+    torch.manual_seed(3)
+    numpy.random.seed(3)
+    random.seed(3)
+    leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in double_leaves(case.leaves)]
+    with torch.no_grad(), Float64():
+        return function(leaves)
+
+
+def difference(expected: list[Any], found: list[Any], mask: torch.Tensor | None) -> float:
+    """Largest difference of any result, relative to the largest value in that result.
+
+    Padded positions do not count, nor do values that are not finite in the original: a row without anything to attend
+    to is undefined.
+
+    Returns:
+        inf where the number, shape or finiteness of the results differs.
+    """
+    pairs = [(a, b) for a, b in zip(expected, found, strict=False) if isinstance(a, torch.Tensor)]
+    if len(expected) != len(found) or any(not isinstance(b, torch.Tensor) or a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    return max((_relative(_real(a, mask), _real(b, mask)) for a, b in pairs), default=0.0)
+
+
+def _real(tensor: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The entries at positions that are not padding, where a tensor has one entry per position."""
+    if mask is None or tensor.dim() < 2 or tensor.shape[0] != mask.shape[0]:
+        return tensor
+    dim = next((i for i in range(1, min(tensor.dim(), 3)) if tensor.shape[i] == mask.shape[1]), None)
+    return tensor if dim is None else tensor.movedim(dim, 1)[mask.bool()]
+
+
+def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    if not a.numel():
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return float((a != b).any())
+    kept = a.isfinite()
+    a, b = a[kept], b[kept]
+    if not a.numel():
+        return 0.0
+    value = float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+    return value if value == value else float("inf")
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
