@@ -141,7 +141,7 @@ class App {
 function firstChange(view) {
   let best = null;
   for (const rewrite of view.rewrites) {
-    const here = rewrite.removed.some((node) => view.before.byName.has(node.name));
+    const here = !rewrite.untracked && rewrite.removed.some((node) => view.before.byName.has(node.name));
     if (here && (!best || rewrite.removed.length + rewrite.added.length > best.removed.length + best.added.length)) best = rewrite;
   }
   if (best) return { side: "before", name: best.removed.findLast((node) => view.before.byName.has(node.name)).name };
@@ -195,7 +195,7 @@ function showTools() {
   byId("tools").append(
     tool("Only changes", () => app.graphs.setOnlyChanges(!app.graphs.onlyChanges), { id: "only-changes", "aria-pressed": "false" }),
     tool("Previous change", () => app.nextChange(-1), { "aria-keyshortcuts": "p" }), tool("Next change", () => app.nextChange(1), { "aria-keyshortcuts": "n" }),
-    tool("Unfold all", () => app.graphs.foldAll(true)), tool("Fold all", () => app.graphs.foldAll(false)));
+    tool("Unfold all", () => app.graphs.foldAll(true), { id: "unfold-all" }), tool("Fold all", () => app.graphs.foldAll(false)));
 }
 
 /** Keys that work everywhere but in a text field. */

@@ -63,19 +63,19 @@ class Links {
     for (const rewrite of view.rewrites) this.learn(rewrite);
   }
 
+  /** A value leads to the one that replaced it; a node that was absorbed leads to the results of its site. */
   learn(rewrite) {
-    const added = rewrite.added.map((node) => node.name);
-    const replaced = new Map(rewrite.replaced);
-    for (const node of rewrite.removed) {
-      this.removedBy.set(node.name, rewrite);
-      this.put(node.name, replaced.has(node.name) ? [replaced.get(node.name)] : added);
-    }
+    if (rewrite.untracked) return;
+    const added = rewrite.added.map((node) => node.name), removed = rewrite.removed.map((node) => node.name);
+    const replaced = new Map(rewrite.replaced), results = new Set(replaced.values());
     for (const [old, name] of rewrite.replaced) this.put(old, [name]);
-    const removed = rewrite.removed.map((node) => node.name);
+    for (const name of removed) {
+      this.removedBy.set(name, rewrite);
+      if (!replaced.has(name)) this.put(name, results.size ? [...results] : added);
+    }
     for (const name of added) {
       this.addedBy.set(name, rewrite);
-      const olds = rewrite.replaced.filter((pair) => pair[1] === name).map((pair) => pair[0]);
-      for (const old of olds.length ? olds : removed) this.putBack(name, old);
+      if (!results.has(name)) for (const old of removed) this.putBack(name, old);
     }
   }
 
@@ -128,7 +128,10 @@ function readModel(raw) {
     misses: pass.misses.map((miss) => ({ ...miss, sites: pairs(miss.sites) })),
   }));
   for (const pass of passes)
-    for (const hunk of pass.hunks) if (!hunk.untracked) pass.rewriteCount += hunk.rewrites.length;
+    for (const hunk of pass.hunks) {
+      for (const rewrite of hunk.rewrites) rewrite.untracked = hunk.untracked;
+      if (!hunk.untracked) pass.rewriteCount += hunk.rewrites.length;
+    }
   const model = { title: raw.title, sources: raw.sources, snapshots, passes };
   model.views = [new View(model, passes, "All passes"), ...passes.map((pass) => new View(model, [pass], pass.name))];
   return model;

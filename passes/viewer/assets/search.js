@@ -61,6 +61,6 @@ class Search {
 }
 
 function haystack(node) {
-  node.text ??= `%${node.name}\n${node.call}\n${node.type}\n${node.path}`.toLowerCase();
+  node.text ??= `%${node.name}\n${node.op}\n${node.type}\n${node.path}`.toLowerCase();
   return node.text;
 }

@@ -77,7 +77,7 @@ class Graphs {
   }
 
   drawSide(side, first, last) {
-    const drawn = this.drawn[side], active = this.rows.indexOf(this.activeRow(side));
+    const drawn = this.drawn[side], active = this.activeRow(side)?.index ?? -1;
     for (const [index, element] of drawn)
       if ((index < first || index >= last) && index !== active) {
         element.remove();
