@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphwright.explain import Explanation, explain
+    from graphwright.explanation import Explanation, explain
     from graphwright.frontends.capture import capture
     from graphwright.ir.errors import (
         CaptureError,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "graphwright.explain": ("Explanation", "explain"),
+    "graphwright.explanation": ("Explanation", "explain"),
     "graphwright.frontends.capture": ("capture",),
     "graphwright.ir.errors": (
         "CaptureError", "GraphwrightError", "InputError", "MismatchError", "PassError", "PipelineError",

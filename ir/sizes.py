@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from operator import add, floordiv, mul
+import operator
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 
 from graphwright.ir.errors import PassError
@@ -29,21 +29,42 @@ def size_node(size: int | torch.SymInt, edit: Edit) -> int | Node:
     return _build(size.node.expr, edit)
 
 
+def is_computable(size: int | torch.SymInt, symbols: Collection[Any]) -> bool:
+    """Whether `size_node` can compute a size, given the symbols that are sizes of inputs."""
+    return isinstance(size, int) or _is_computable(size.node.expr, symbols)
+
+
+def _is_computable(expr: Any, symbols: Collection[Any]) -> bool:
+    if expr.is_Integer or expr.is_Symbol:
+        return bool(expr.is_Integer) or expr in symbols
+    return type(expr).__name__ in _FUNCTIONS and all(_is_computable(term, symbols) for term in expr.args)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Add": operator.add,
+    "Mul": operator.mul,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+    "Min": torch.sym_min,
+    "Max": torch.sym_max,
+}
+
+
 def _build(expr: Any, edit: Edit) -> Any:
+    """Numbers and nodes for an expression; numbers are combined at once."""
     if expr.is_Integer:
         return int(expr)
     if expr.is_Symbol:
         return _symbol(expr, edit)
-    if isinstance(expr, (sympy.Add, sympy.Mul)):
-        combine = add if isinstance(expr, sympy.Add) else mul
-        first, *rest = [_build(term, edit) for term in expr.args]
-        for term in rest:
-            both_numbers = isinstance(first, int) and isinstance(term, int)
-            first = combine(first, term) if both_numbers else edit.call(combine, first, term)
-        return first
-    if type(expr).__name__ == "FloorDiv":
-        return edit.call(floordiv, *(_build(term, edit) for term in expr.args))
-    raise PassError(f"the size {expr} cannot be computed from the shapes of the inputs")
+    function = _FUNCTIONS.get(type(expr).__name__)
+    if function is None:
+        raise PassError(f"the size {expr} cannot be computed from the shapes of the inputs")
+    first, *rest = [_build(term, edit) for term in expr.args]
+    for term in rest:
+        both_numbers = isinstance(first, int) and isinstance(term, int)
+        first = function(first, term) if both_numbers else edit.call(function, first, term)
+    return first
 
 
 def _symbol(symbol: Any, edit: Edit) -> Node:

@@ -1,15 +1,16 @@
 """The scale and the bias of an attention, built from its steps: `scores = scale * (q @ k^T) + bias`.
 
 Steps are composed from the product outwards, so the bias ends at the level of the softmax. A fill overrides what was
-added before it. A finite fill becomes the most negative finite number, which gives the same softmax (uniform over a
-fully masked row, 0 elsewhere) and absorbs the score that it is added to; -inf stays -inf.
+added before it. A finite fill must absorb the score that it is added to, so that a fully masked row stays uniform: one
+that does not becomes the most negative finite number, which gives the same softmax as long as no later step tells the
+two apart; -inf stays -inf.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import Node
@@ -17,7 +18,7 @@ from torch.fx import Node
 from graphwright.ir.edit import Edit
 from graphwright.ir.node import shape_of, value_of
 from graphwright.ir.sizes import size_node
-from graphwright.passes.attention.region import NotAttention, Scores, Step
+from graphwright.passes.attention.region import MASKED, NotAttention, Scores, Step
 
 aten = torch.ops.aten
 
@@ -26,14 +27,20 @@ aten = torch.ops.aten
 class Bias:
     """Result of composing the steps: `cap(scale * (query * query_factor) @ k^T) + node`, and the sinks.
 
-    While composing, `capped_scale` is the scale inside of a tanh that was met and `scale` the one outside of it.
+    `product_factor` multiplies the query too, before its batch dims are reshaped to those of the softmax.
+
+    While composing, `capped_scale` is the scale inside of a tanh that was met and `scale` the one outside of it;
+    `weak_fill` is a fill that was replaced by a more negative number.
     """
 
     scale: float = 1.0
     node: Node | None = None
     query_factor: Node | None = None
+    product_factor: Node | None = None
+    reshaped: bool = False
     capped_scale: float | None = None
     sinks: Node | None = None
+    weak_fill: float | None = None
 
     def scale_and_cap(self) -> tuple[float, float | None]:
         """`a * tanh(b * x)` as the scale a * b, capped at a."""
@@ -42,16 +49,21 @@ class Bias:
         return self.capped_scale * self.scale, self.scale
 
 
-def build_bias(scores: Scores, edit: Edit) -> Bias:
-    """Compose the steps of `scores` into nodes made by `edit`.
+def build_bias(scores: Scores, edit: Edit, *, zeroed: bool = False) -> Bias:
+    """Compose the steps of `scores` into nodes made by `edit`; with `zeroed`, every fill is -inf.
 
     Raises:
         NotAttention: A step cannot be expressed as a bias.
     """
     bias = Bias()
     for step in reversed(scores.steps):
+        if zeroed and step.kind == "fill":
+            step = replace(step, number=-math.inf)
         _after_sinks(bias, step)
+        _after_weak_fill(bias, step)
         _COMPOSE[step.kind](bias, step, edit)
+        while bias.node is not None and len(shape_of(bias.node) or ()) < 2:
+            bias.node = edit.aten.unsqueeze(bias.node, 0)
     return bias
 
 
@@ -69,25 +81,48 @@ def _scale_tensor(bias: Bias, step: Step, edit: Edit) -> None:
 
 
 def _add(bias: Bias, step: Step, edit: Edit) -> None:
-    if value_of(step.tensor).dtype == torch.bool:
-        raise NotAttention("a boolean tensor is added to the scores", step.node, "mask")
-    term = step.tensor if step.number == 1 else edit.aten.mul(step.tensor, step.number)
+    term = step.tensor
+    if not value_of(term).dtype.is_floating_point:  # some models add a boolean mask: 1 where it is true
+        term = edit.call(aten.to.dtype, term, value_of(step.node).dtype)
+    if step.number != 1:
+        term = edit.aten.mul(term, step.number)
     bias.node = term if bias.node is None else edit.aten.add(bias.node, term)
 
 
 def _fill(bias: Bias, step: Step, edit: Edit) -> None:
     value = value_of(step.node)
-    fill = -math.inf if math.isinf(step.number) else float(torch.finfo(value.dtype).min)
+    fill = step.number
+    if not _absorbs(fill, value.dtype):
+        bias.weak_fill, fill = fill, float(torch.finfo(value.dtype).min)
     if bias.node is None:
         rest = edit.call(aten.scalar_tensor.default, 0.0, dtype=value.dtype, device=value.device)
     elif value_of(bias.node).dtype != value.dtype:
         rest = edit.call(aten.to.dtype, bias.node, value.dtype)
     else:
         rest = bias.node
+    mask = step.tensor
+    if value_of(mask).dtype != torch.bool:
+        mask = edit.call(aten.to.dtype, mask, torch.bool)
     if step.inverted:
-        bias.node = edit.call(aten.where.ScalarOther, step.tensor, rest, fill)
+        bias.node = edit.call(aten.where.ScalarOther, mask, rest, fill)
     else:
-        bias.node = edit.call(aten.where.ScalarSelf, step.tensor, fill, rest)
+        bias.node = edit.call(aten.where.ScalarSelf, mask, fill, rest)
+
+
+def _absorbs(fill: float, dtype: torch.dtype) -> bool:
+    """Whether a score added to a fill is lost in rounding."""
+    return fill <= max(-1e30, torch.finfo(dtype).min / 2)
+
+
+def _after_weak_fill(bias: Bias, step: Step) -> None:
+    """Rows that are masked throughout would show that a weak fill was replaced, had it been changed afterwards."""
+    if bias.weak_fill is None or step.kind in ("same", "reshape", "sinks"):
+        return
+    overrides = step.kind == "fill" and step.number in (bias.weak_fill, -math.inf)
+    if step.kind == "scale" and 0 < step.number <= 1 and bias.weak_fill * step.number <= MASKED:
+        bias.weak_fill *= step.number
+    elif not overrides:
+        raise NotAttention(f"the scores change after they were filled with {bias.weak_fill:g}", step.node, "mask")
 
 
 def _tanh(bias: Bias, step: Step, edit: Edit) -> None:
@@ -114,9 +149,11 @@ def _same(bias: Bias, step: Step, edit: Edit) -> None:
 
 def _reshape(bias: Bias, step: Step, edit: Edit) -> None:
     """Carry what was built so far outwards through a reshape of the leading dims."""
-    factor = bias.query_factor
-    if factor is not None and math.prod(s if isinstance(s, int) else 2 for s in shape_of(factor) or ()) != 1:
-        raise NotAttention("the scores are reshaped after they were multiplied with a tensor", step.node, "scale")
+    if bias.query_factor is not None:
+        if bias.reshaped:
+            raise NotAttention("the scores are reshaped after they were multiplied with a tensor", step.node, "scale")
+        bias.product_factor, bias.query_factor = bias.query_factor, None
+    bias.reshaped = True
     if bias.node is None:
         return
     source = step.node.args[0]

@@ -20,8 +20,8 @@ from graphwright.ir.sizes import size_node
 from graphwright.passes.attention.bias import build_bias
 from graphwright.passes.attention.heads import unrepeated
 from graphwright.passes.attention.mask import judge
-from graphwright.passes.attention.probabilities import follow
-from graphwright.passes.attention.region import PATTERN, Attention, NotAttention, span
+from graphwright.passes.attention.probabilities import Weighted, follow
+from graphwright.passes.attention.region import PATTERN, Attention, NotAttention, Scores, span
 from graphwright.passes.attention.scores import find_scores
 from graphwright.passes.base import Pass
 from graphwright.passes.canonicalize.cleanup import remove_dead
@@ -80,14 +80,16 @@ class FuseAttention(Pass):
 
     def _emit(self, found: Attention, state: State, edit: Edit) -> Node:
         """Create the fused op and what it needs; returns the value that stands for the old output."""
-        bias = build_bias(found.scores, edit)
+        bias = build_bias(found.scores, edit, zeroed=found.zeroed)
         query, key = found.scores.query, _transposed(found.scores.key_transposed, edit)
-        if bias.query_factor is not None:
-            query = edit.aten.mul(query, bias.query_factor)
+        if bias.product_factor is not None:
+            query = edit.aten.mul(query, bias.product_factor)
         query, key = (_in_dtype(node, value_of(found.value).dtype, edit) for node in (query, key))
         leading = (shape_of(found.softmax) or ())[:-2]
         query, key = (_at_level(node, leading, edit) for node in (query, key))
         value = _at_level(found.value, leading, edit)
+        if bias.query_factor is not None:
+            query = edit.aten.mul(query, bias.query_factor)
         flat = len(leading) == 1
         mask, causal = self._mask(bias.node, value_of(query), state, edit)
         if flat:
@@ -154,9 +156,28 @@ def recognise(softmax: Node, state: State) -> Attention | Miss:
         scores = find_scores(source, state)
         if any(step.kind == "sinks" for step in scores.steps) != (weighted.cut is not None):
             raise NotAttention("the probabilities are cut, but the scores were not extended", softmax, "values")
-        return Attention(softmax, scores, weighted.value, weighted.output, weighted.dropout, weighted.between)
+        _check_zeroed(weighted, scores)
+        return Attention(
+            softmax,
+            scores,
+            weighted.value,
+            weighted.output,
+            weighted.dropout,
+            weighted.between,
+            zeroed=bool(weighted.zeroed),
+        )
     except NotAttention as reason:
         return _miss(softmax, reason)
+
+
+def _check_zeroed(weighted: Weighted, scores: Scores) -> None:
+    """Setting probabilities to 0 changes nothing where their scores were masked already, but in fully masked rows."""
+    fills = [step.tensor for step in scores.steps if step.kind == "fill" and not step.inverted]
+    only_fills = all(step.kind != "add" for step in scores.steps)
+    for mask in weighted.zeroed:
+        if mask not in fills or not only_fills or weighted.cut is not None:
+            reason = "masked_fill is applied to the probabilities, with another mask than to the scores"
+            raise NotAttention(reason, weighted.between[0], "values")
 
 
 def _miss(softmax: Node, reason: NotAttention) -> Miss:

@@ -41,6 +41,7 @@ class Weighted:
         dropout: Probability of dropout.
         between: The nodes between the softmax and the product.
         cut: The node that cuts off the last probability of each row, if there is one (that of an attention sink).
+        zeroed: Masks under which the probabilities are set to 0.
     """
 
     output: Node
@@ -48,6 +49,7 @@ class Weighted:
     dropout: float
     between: list[Node]
     cut: Node | None
+    zeroed: list[Any]
 
 
 def follow(softmax: Node) -> Weighted:
@@ -57,15 +59,21 @@ def follow(softmax: Node) -> Weighted:
         NotAttention: Something else happens to the probabilities.
     """
     between: list[Node] = []
+    zeroed: list[Any] = []
     dropout, current, cut = 0.0, softmax, None
     while True:
         user = only_user(current, "values")
         if is_call(user, *PRODUCTS) and user.args[0] is current:
-            return Weighted(user, _node(user.args[1]), dropout, between, cut)
+            return Weighted(user, _node(user.args[1]), dropout, between, cut, zeroed)
         if cut is None and _cuts_last(user):
             cut = user
+        elif is_call(user, aten.masked_fill) and user.args[0] is current and user.args[2] == 0:
+            zeroed.append(user.args[1])
         else:
-            dropout = max(dropout, _step(user, current))
+            drops = _step(user, current)
+            if drops and dropout:
+                raise NotAttention("dropout is applied to the probabilities twice", user, "values")
+            dropout = dropout or drops
         between.append(user)
         current = user
 

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from graphwright.ir.errors import GraphwrightError
 from graphwright.ir.node import is_call
 
 PATTERN = "softmax(scale * (q @ k^T) + mask, dim=-1) @ v"
 _PARTS = {"scores": "q @ k^T", "scale": "scale", "mask": "mask", "softmax": "softmax", "dim": "dim=-1", "values": "@ v"}
+
+# A finite fill of this size or below takes no part in the softmax: exp(-1e4 - max) is 0 in every float type.
+MASKED = -1e4
 
 
 def span(part: str) -> tuple[int, int]:
@@ -20,7 +24,7 @@ def span(part: str) -> tuple[int, int]:
     return start, start + len(_PARTS[part])
 
 
-class NotAttention(Exception):
+class NotAttention(GraphwrightError):
     """Why a region is not (expressible) attention; turned into a Miss.
 
     Args:
@@ -47,6 +51,7 @@ class Step:
         number: The factor, the sign, or the fill value.
         tensor: The other tensor: factor, addend or mask.
         inverted: For `fill`: the mask says where scores are kept.
+        extra: Further nodes that serve this step alone.
     """
 
     kind: str
@@ -54,6 +59,7 @@ class Step:
     number: float = 1.0
     tensor: Any = None
     inverted: bool = False
+    extra: tuple[Node, ...] = ()
 
 
 @dataclass
@@ -68,7 +74,17 @@ class Scores:
 
 @dataclass
 class Attention:
-    """One recognised attention: `softmax(scores) @ value`."""
+    """One recognised attention: `softmax(scores) @ value`.
+
+    Args:
+        softmax: The softmax.
+        scores: What leads to it.
+        value: The values.
+        output: The product of probabilities and values.
+        dropout: Probability of dropping a probability.
+        after: Nodes between the softmax and the product.
+        zeroed: Masked probabilities are set to 0, so a fully masked row gives 0.
+    """
 
     softmax: Node
     scores: Scores
@@ -76,10 +92,11 @@ class Attention:
     output: Node
     dropout: float
     after: list[Node]
+    zeroed: bool = False
 
     def nodes(self) -> list[Node]:
         """All nodes of the region, unordered."""
-        steps = [step.node for step in self.scores.steps]
+        steps = [node for step in self.scores.steps for node in (step.node, *step.extra)]
         operands = [node for node in (self.scores.query, self.scores.key_transposed) if is_private(node)]
         return [*operands, self.scores.product, *steps, self.softmax, *self.after, self.output]
 

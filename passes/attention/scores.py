@@ -7,6 +7,7 @@ with the reason. Nothing depends on the order or the spelling of the steps.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,14 +16,11 @@ from torch.fx import Node
 
 from graphwright.ir.node import bound, is_call, op_name, shape_of, value_of, where
 from graphwright.passes.attention.probabilities import PRODUCTS, keeps_last_dims
-from graphwright.passes.attention.region import NotAttention, Scores, Step
+from graphwright.passes.attention.region import MASKED, NotAttention, Scores, Step
 from graphwright.passes.patterns.constants import as_number
 
 aten = torch.ops.aten
 State = Mapping[str, Any]
-
-# A finite fill of this size or below takes no part in the softmax: exp(-1e4 - max) is 0 in every float type.
-MASKED = -1e4
 
 
 def find_scores(start: Node, state: State) -> Scores:
@@ -38,7 +36,7 @@ def find_scores(start: Node, state: State) -> Scores:
 
 
 def _walk(node: Node, state: State, steps: list[Step]) -> Scores:
-    _require_single_use(node, len(steps))
+    _require_single_use(node, steps)
     if is_call(node, *PRODUCTS):
         return Scores(_node(node.args[0]), _node(node.args[1]), node, steps)
     if is_call(node, aten.baddbmm):
@@ -59,11 +57,13 @@ def _describe(node: Node) -> str:
     return f"the {node.op} '{node.target}'" if node.op in ("placeholder", "get_attr") else op_name(node)
 
 
-def _require_single_use(node: Node, depth: int) -> None:
-    if len(node.users) > 1:
-        other = list(node.users)[-1]
-        reason = f"%{node.name} has {len(node.users)} users, among them {where(other)}"
-        raise NotAttention(reason, node, depth=depth)
+def _require_single_use(node: Node, steps: list[Step]) -> None:
+    """An inner value may serve the step outside of it, and nothing else."""
+    serving = {inner for step in steps[-1:] for inner in (step.node, *step.extra)}
+    others = [user for user in node.users if user not in serving] if steps else list(node.users)[1:]
+    if others:
+        reason = f"%{node.name} has {len(node.users)} users, among them {where(others[-1])}"
+        raise NotAttention(reason, node, depth=len(steps))
 
 
 def _node(value: Any) -> Node:
@@ -138,7 +138,7 @@ def _divide(node: Node, state: State) -> list[tuple[Node, Step]]:
 def _plus(node: Node, state: State) -> list[tuple[Node, Step]]:
     arguments = bound(node)
     a, b, alpha = arguments["self"], arguments["other"], float(arguments.get("alpha") or 1)
-    found = []
+    found = _blend(node, a, b, state) + _blend(node, b, a, state) if alpha == 1 else []
     if isinstance(a, Node) and _is_scores(a, node) and isinstance(b, Node):
         found.append((a, Step("add", node, alpha, b)))
     if isinstance(b, Node) and _is_scores(b, node) and isinstance(a, Node) and alpha == 1:
@@ -146,14 +146,54 @@ def _plus(node: Node, state: State) -> list[tuple[Node, Step]]:
     return found
 
 
+def _blend(node: Node, kept: Any, rest: Any, state: State) -> list[tuple[Node, Step]]:
+    """`scores * keep + fill * (1 - keep)` with a stored 0/1 tensor: the scores where it is 1, the fill elsewhere."""
+    if not is_call(kept, aten.mul) or not is_call(rest, aten.mul):
+        return []
+    fill, complement = as_number(rest.args[1], state), rest.args[0]
+    if not is_call(complement, aten.rsub) or as_number(complement.args[1], state) != 1:
+        return []
+    keep = complement.args[0]
+    inner = kept.args[0] if kept.args[1] is keep else kept.args[1]
+    usable = fill is not None and fill <= MASKED and keep in kept.args and isinstance(inner, Node)
+    if not usable or not _is_zero_or_one(keep, state):
+        return []
+    extra = tuple(n for n in (kept, rest, complement) if len(n.users) == 1)
+    return [(inner, Step("fill", node, float(fill or 0), keep, inverted=True, extra=extra))]
+
+
+def _is_zero_or_one(node: Any, state: State) -> bool:
+    """Whether a value is part of a stored constant of zeros and ones."""
+    while is_call(node, aten.slice.Tensor, aten.reshape, aten.expand, aten.unsqueeze, aten.to.dtype):
+        node = node.args[0]
+    tensor = state.get(str(node.target)) if isinstance(node, Node) and node.op == "get_attr" else None
+    if not isinstance(tensor, torch.Tensor) or isinstance(tensor, torch.nn.Parameter) or tensor.is_meta:
+        return False
+    return tensor.numel() <= 1 << 24 and bool(((tensor == 0) | (tensor == 1)).all())
+
+
 def _minus(node: Node, state: State) -> list[tuple[Node, Step]]:
     arguments = bound(node)
     a, b, alpha = arguments["self"], arguments["other"], float(arguments.get("alpha") or 1)
-    if not isinstance(a, Node) or not isinstance(b, Node):
+    if not isinstance(a, Node) or not isinstance(b, Node) or not _is_scores(a, node):
         return []
     if _is_row_constant(b):
-        return [(a, Step("same", node))]
+        return [(a, Step("same", node, extra=_path(a, b)))]
     return [(a, Step("add", node, -alpha, b))]
+
+
+_ROW_OPS = (aten.amax, aten.max.dim, operator.getitem, aten.unsqueeze, aten.detach)
+
+
+def _path(source: Node, result: Node) -> tuple[Node, ...]:
+    """The nodes from `source` to `result` where that is a row maximum; nothing for any other value."""
+    found: list[Node] = []
+    while result is not source:
+        if not is_call(result, *_ROW_OPS) or len(result.users) > 1:
+            return ()
+        found.append(result)
+        result = _node(result.args[0])
+    return tuple(found)
 
 
 def _is_row_constant(node: Node) -> bool:
@@ -187,7 +227,10 @@ def _fill(node: Node, inner: Any, mask: Any, fill: Any, state: State, *, inverte
 
 def _clamp(node: Node, state: State) -> list[tuple[Node, Step]]:
     """`max(scores, finfo.min)` keeps every finite score."""
-    a, b = node.args[0], node.args[1]
+    arguments = bound(node)
+    a, b = arguments["self"], arguments.get("other", arguments.get("min"))
+    if arguments.get("max") is not None:
+        return []
     for inner, bound_ in ((a, b), (b, a)):
         number = as_number(bound_, state)
         if isinstance(inner, Node) and number is not None and number <= float(torch.finfo(torch.float16).min):
@@ -223,7 +266,7 @@ _READERS: tuple[tuple[tuple[Any, ...], Reader], ...] = (
     ((aten.sub,), _minus),
     ((aten.masked_fill,), _masked_fill),
     ((aten.where,), _where),
-    ((aten.maximum, aten.clamp_min), _clamp),
+    ((aten.maximum, aten.max.other, aten.clamp_min, aten.clamp), _clamp),
     ((aten.tanh,), _tanh),
     ((aten.cat,), _sinks),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import torch
@@ -48,16 +49,30 @@ def einsum_as_matmul(node: Node, edit: Edit) -> Any:
 
 
 def _parse(node: Node) -> tuple[str, str, str] | None:
-    """The three index lists of a two-operand equation without repeats and ellipses."""
+    """The three index lists of a two-operand equation without repeats; an ellipsis is written out."""
     equation, operands = node.args[0], node.args[1]
     if not isinstance(equation, str) or not isinstance(operands, (list, tuple)) or len(operands) != 2:
         return None
     inputs, arrow, result = equation.replace(" ", "").partition("->")
     left, comma, right = inputs.partition(",")
-    if not arrow or not comma or "." in equation:
+    if not arrow or not comma:
+        return None
+    left, right, result = _written_out(left, right, result, operands)
+    if "." in left + right + result:
         return None
     repeated = any(len(set(term)) != len(term) for term in (left, right, result))
     return None if repeated else (left, right, result)
+
+
+def _written_out(left: str, right: str, result: str, operands: Any) -> tuple[str, str, str]:
+    """The index lists with `...` replaced by letters, where both operands have it with the same number of dims."""
+    ranks = [len(shape_of(operand) or ()) for operand in operands]
+    hidden = [rank - len(term.replace("...", "")) for rank, term in zip(ranks, (left, right), strict=True)]
+    if not all("..." in term for term in (left, right, result)) or hidden[0] != hidden[1]:
+        return left, right, result
+    free = [letter for letter in string.ascii_uppercase if letter not in left + right]
+    letters = "".join(free[: hidden[0]])
+    return left.replace("...", letters), right.replace("...", letters), result.replace("...", letters)
 
 
 def _arranged(operand: Node, have: str, want: list[str], missing: bool, at: int, edit: Edit) -> Node:
