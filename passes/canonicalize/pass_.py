@@ -12,9 +12,10 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.ir.views import views_of
 from graphwright.passes.base import Pass
-from graphwright.passes.canonicalize import casts, einsum, noise, shapes
+from graphwright.passes.canonicalize import casts, einsum, masks, noise, relayout, shapes, sizes
 from graphwright.passes.canonicalize.cleanup import merge_duplicates, remove_dead
 from graphwright.passes.canonicalize.constants import fold_constants
+from graphwright.passes.canonicalize.equal_constants import merge_equal_constants
 from graphwright.passes.canonicalize.functionalize import functionalize
 from graphwright.passes.canonicalize.regions import inline_regions
 from graphwright.passes.local import RuleTable, merge_tables, sweep
@@ -23,7 +24,9 @@ from graphwright.passes.local import RuleTable, merge_tables, sweep
 @cache
 def rule_table() -> RuleTable:
     """All local rules of canonicalization."""
-    return merge_tables((einsum.TABLE, noise.TABLE, casts.TABLE, shapes.TABLE))
+    return merge_tables(
+        (einsum.TABLE, noise.TABLE, casts.TABLE, shapes.TABLE, sizes.TABLE, relayout.TABLE, masks.TABLE)
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Canonicalize(Pass):
 
     def apply(self, program: Program, rewriter: Rewriter) -> None:
         """Run the steps in order."""
+        own = frozenset(program.state)
         inline_regions(program, rewriter)
         remove_dead(program, rewriter)
         functionalize(program, rewriter)
@@ -51,6 +55,7 @@ class Canonicalize(Pass):
         for _ in range(4):
             sweep(rule_table(), program, rewriter, skip=pinned)
             fold_constants(program, rewriter, limit=self.fold_limit, skip=pinned)
+            merge_equal_constants(program, rewriter, keep=own)
             merged = merge_duplicates(program, rewriter, skip=pinned)
             remove_dead(program, rewriter)
             if not merged:
