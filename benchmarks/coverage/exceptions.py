@@ -1,32 +1,70 @@
 """Settings for the architectures whose sizes must agree in a way that the names of the settings do not tell.
 
 `defaults` are needed to make even the default config. The others count more than the rules of `shrink`; those of a
-nested config are a mapping.
+nested config are a mapping, and a function makes its value when it is needed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+
+def _resnet() -> Any:
+    """A convolutional backbone, in place of one from a package that need not be installed."""
+    from transformers import ResNetConfig
+
+    return ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+
+
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
 _SERIES: dict[str, Any] = {"defaults": {"prediction_length": 4, "context_length": 12}}
+_BACKBONE = {"use_timm_backbone": False, "backbone_config": _resnet}
+_ROPE = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+_INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
+_INDEXER |= {"indexer_budget": 8, "indexer_compress_ratio": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "autoformer": _SERIES,
     "bamba": _MAMBA,
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2}},
-    "deepseek_v2": {"n_group": 2, "topk_group": 1},
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "BeitForSemanticSegmentation": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 5},
+    "cohere_compass": {"text_config": {"rope_parameters": _ROPE}},
+    "cohere_compass_text": {"rope_parameters": _ROPE},
+    "conditional_detr": _BACKBONE,
+    "dab-detr": _BACKBONE,
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "deepseek_v2": {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+    "deformable_detr": _BACKBONE,
+    "detr": _BACKBONE,
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 128},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "granitemoehybrid": _MAMBA,
+    "granite_speech5_ctc": {"encoder_config": {"context_size": 16}},
+    "granite_speech5_encoder": {"context_size": 16},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"]},
     "informer": _SERIES,
-    "longformer": {"attention_window": 4},
     "led": {"attention_window": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longcat_flash": {"head_dim": 8},
+    "longformer": {"attention_window": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
+    "omdet-turbo": _BACKBONE,
+    "qwen4_exp": {"text_config": _INDEXER},
+    "qwen4_exp_text": _INDEXER,
+    "Qwen4ExpForCausalLM": _INDEXER,
     "ReformerModelWithLMHead": {"is_decoder": True},
+    "seggpt": {"merge_index": 0},
+    "step3p7": {"text_config": {"sliding_window": 4}},
+    "table-transformer": _BACKBONE,
     "time_series_transformer": _SERIES,
 }
+
+
+def overrides_of(model_type: str, class_name: str) -> dict[str, Any]:
+    """The settings of one architecture; those of the class count more."""
+    found = {**OVERRIDES.get(model_type, {}), **OVERRIDES.get(class_name, {})}
+    return {name: value() if callable(value) else value for name, value in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.coverage.sizes import is_depth, is_layer_positions
+from benchmarks.coverage.sizes import is_depth, is_layer_positions, is_stages
 
 _MOST = 5
 
@@ -20,11 +20,15 @@ class Layers:
         default: Number of layers before.
         kept: Positions of those that stay.
         lists: Settings with one entry per layer.
+        staged: Whether it is a model of stages: its lists have one entry per stage.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         depths = {value for name, value in settings.items() if is_depth(name) and is_int(value) and value > 0}
         lists = {name: value for name, value in settings.items() if isinstance(value, (list, tuple))}
+        self.staged = any(is_stages(name) and all(map(is_int, value)) for name, value in lists.items())
+        if self.staged:
+            depths, lists = set(), {}
         per_layer = {
             name: value
             for name, value in lists.items()

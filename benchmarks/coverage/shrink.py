@@ -10,8 +10,10 @@ from benchmarks.coverage.layers import Layers, is_int
 from benchmarks.coverage.sizes import (
     HEAD_WIDTH,
     HEADS,
+    IMAGE,
     VOCABULARY,
     is_depth,
+    is_image_size,
     is_key_heads,
     is_layer_positions,
     is_stages,
@@ -20,6 +22,7 @@ from benchmarks.coverage.sizes import (
 )
 
 Settings = dict[str, Any]
+_OF_STAGES = ("embed_dim", "hidden_size", "window_size")
 
 
 def shrunk(config: Any, groups: frozenset[str], overrides: Mapping[str, Any] | None = None) -> Any:
@@ -65,7 +68,7 @@ class _Shrinker:
         changed = {}
         for name, value in self.settings.items():
             new = self._small(name, value)
-            if new != value and (name in given or not is_int(value)):
+            if new is not value and new != value and (name in given or not is_int(value)):
                 changed[name] = new
         if "width" in self.groups:
             changed |= self._widths()
@@ -90,19 +93,31 @@ class _Shrinker:
     def _number(self, name: str, value: int) -> int:
         if is_token(name):
             return self._token(value)
+        if self.layers.staged and (is_depth(name) or name in _OF_STAGES):
+            return self._of_stages(name, value)
         if is_depth(name) and value == self.layers.default:
             return self.layers.count
-        if "width" in self.groups:
-            if is_key_heads(name):
-                return HEADS if value in self.heads else min(value, HEADS // 2)
-            if name == "embed_dim" and (stage_heads := self._stage_heads()):
-                return min(value, HEAD_WIDTH * stage_heads)
+        if is_image_size(name) and "images" in self.groups:
+            return self._image(value)
+        if "width" in self.groups and is_key_heads(name):
+            return HEADS if value in self.heads else min(value, HEADS // 2)
         return small(name, value, self.groups)
 
-    def _stage_heads(self) -> int | None:
-        """Number of heads of the first stage, which divides the width of a model that has stages."""
-        lists = [v for name, v in self.settings.items() if "heads" in name and isinstance(v, (list, tuple)) and v]
-        return lists[0][0] if lists else None
+    def _image(self, value: int) -> int:
+        """Four patches high and wide, 64 pixels where patches are merged stage by stage."""
+        patch = self.settings.get("patch_size")
+        return min(value, max(4 * patch, IMAGE) if is_int(patch) else IMAGE)
+
+    def _of_stages(self, name: str, value: int) -> int:
+        """Windows that fit into the smallest stage; a width that the heads of the first stage divide."""
+        lists = {name: value for name, value in self.settings.items() if isinstance(value, (list, tuple)) and value}
+        if name == "window_size" and "windows" in self.groups:
+            return min(value, 2)
+        heads = [value[0] for name, value in lists.items() if "heads" in name]
+        widths = [name for name in lists if "dim" in name or "sizes" in name]
+        if name == "embed_dim" and heads and not widths and "width" in self.groups:
+            return min(value, HEAD_WIDTH * heads[0])
+        return value
 
     def _token(self, value: int) -> int:
         """A number inside the small vocabulary, the same for the same token everywhere."""
@@ -117,6 +132,8 @@ class _Shrinker:
             return value
         if is_token(name):
             return [self._token(item) for item in value]
+        if is_image_size(name) and "images" in self.groups:
+            return [self._image(item) for item in value]
         if self.layers.default and is_layer_positions(name, value):
             return self.layers.positions(value)
         return [min(item, 2) for item in value] if "stages" in self.groups and is_stages(name) else value

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEADS, HEAD_WIDTH, INNER, VOCABULARY, POSITIONS = 64, 4, 16, 96, 99, 64
+WIDTH, HEADS, HEAD_WIDTH, INNER, VOCABULARY, POSITIONS, IMAGE = 64, 4, 16, 96, 99, 64, 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ RULES = (
 )
 GROUPS = frozenset({rule.group for rule in RULES} | {"stages"})
 
-_STAGES = re.compile("(.*_)?(depths?|layers|blocks|block_sizes|blocks_per_stage)")
+_STAGES = re.compile("depths?|layers|num_blocks|block_sizes|blocks_per_stage|stage_num_blocks")
+_IMAGE = re.compile("(pretrain_|input_|img_)?(image_|img_)?size")
 _POSITIONS = re.compile("(?!enc).*(_indexes|_indices|_idxs|layer_ids|_layers|_blocks|_hook_ids|_feature_layer)")
 _KEY_HEADS = re.compile(".*(key_value|kv)_heads.*|n_kv_heads?|multi_query_group_num")
 _TOKEN = re.compile(".*_(id|index|tokens?|token_ids)|.*token.*_id")
@@ -98,6 +99,11 @@ def is_stages(name: str) -> bool:
 def is_layer_positions(name: str, value: Sequence[Any]) -> bool:
     """Whether a list says which layers are of some kind."""
     return _POSITIONS.fullmatch(name) is not None and all(isinstance(item, int) for item in value)
+
+
+def is_image_size(name: str) -> bool:
+    """Whether a setting is the height and width of images."""
+    return _IMAGE.fullmatch(name) is not None and name != "size"
 
 
 def is_key_heads(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.coverage.architectures import Architecture, config_class, model_class
-from benchmarks.coverage.exceptions import OVERRIDES
+from benchmarks.coverage.exceptions import overrides_of
 from benchmarks.coverage.shrink import shrunk
 from benchmarks.coverage.sizes import GROUPS
 
@@ -65,14 +65,14 @@ def candidates(architecture: Architecture) -> Iterator[Tiny]:
 
 def _build(architecture: Architecture, groups: frozenset[str]) -> Any:
     torch.manual_seed(0)
-    overrides = copy.deepcopy(
-        {**OVERRIDES.get(architecture.model_type, {}), **OVERRIDES.get(architecture.class_name, {})}
-    )
+    overrides = copy.deepcopy(overrides_of(architecture.model_type, architecture.class_name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cls = model_class(architecture)
         defaults = overrides.pop("defaults", {})
-        config = shrunk(config_class(architecture)(**defaults), groups, {**defaults, **overrides})
+        default = config_class(architecture)(**defaults)
+        overrides = {name: value for name, value in {**defaults, **overrides}.items() if hasattr(default, name)}
+        config = shrunk(default, groups, overrides)
         config._attn_implementation = "eager"
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in _make(cls, copy.deepcopy(config)).parameters())
