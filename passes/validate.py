@@ -36,6 +36,10 @@ class Validate(Instrument):
     not checked: `record.notes["validated"]` has `checked`, `rewrites` and the reasons for the rest. `Numerics`, which
     runs the whole program, sees what this cannot, and the other way round.
 
+    Costs about 0.25 s of one core for canonicalize, fuse-attention and merge-linears on BERT-base (128 rewrites, 24 of
+    them distinct), 7 % of the time of the capture. It grows with the number of distinct rewrites and the size of their
+    weights, not with the number of layers.
+
     Args:
         rtol: Allowed difference in float64, relative to the largest magnitude. What a fused op computes with a constant
             that the model cut short differs by less than 1e-7.
@@ -46,10 +50,22 @@ class Validate(Instrument):
     def __init__(self, rtol: float = 1e-7, folder: str | Path | None = None) -> None:
         self.rtol, self.folder = rtol, Path(folder) if folder is not None else None
         self._bounds: Bounds = {}
+        self._program: Program | None = None
+        self._passing: dict[str, Any] = {}
 
     def start(self, program: Program) -> None:
         """Read the ranges of the dimensions."""
-        self._bounds = bounds_of(program)
+        self._bounds, self._program = bounds_of(program), program
+
+    def before_pass(self, pass_: Pass, program: Program) -> None:
+        """Forget the constants of the pass before."""
+        self._passing = {}
+
+    def on_rewrite(self, rewrite: Rewrite) -> None:
+        """Keep new constants, which a later rewrite of the same pass may drop again."""
+        state = self._program.state if self._program is not None else {}
+        names = [record.target for record in rewrite.added if record.op == "get_attr"]
+        self._passing.update((name, state[name]) for name in names if name in state)
 
     def after_pass(self, pass_: Pass, program: Program, record: PassRecord) -> None:
         """Check the rewrites of the pass.
@@ -59,7 +75,7 @@ class Validate(Instrument):
         """
         if not record.rewrites:
             return
-        state = program.state
+        state = self._passing | program.state
         parameters = [name for name, value in state.items() if isinstance(value, torch.nn.Parameter)]
         history = History(record.before.nodes, parameters)
         seen: dict[Hashable, Unchecked | None] = {}

@@ -37,6 +37,10 @@ class History:
         for record in rewrite.added:
             self._add(record)
 
+    def is_derived(self, name: str) -> bool:
+        """Whether a value depends on no parameter and no floating-point input."""
+        return self._derived.get(name, False)
+
     def region(self, rewrite: Rewrite) -> Region | None:
         """The region of the next rewrite; None if it replaces no value."""
         before = {record.name: record for record in rewrite.removed}
@@ -78,7 +82,7 @@ class History:
         """Add masks, positions and the like, up to the inputs of the program."""
         while True:
             outside = reached(old, before, shared) | reached(new, after, shared)
-            added = self._computed([name for name in outside if self._derived.get(name, False)])
+            added = self._computed([name for name in outside if self.is_derived(name)])
             if not added:
                 return
             shared |= added
