@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from graphwright.ir.diff import UNTRACKED, Hunk
@@ -11,6 +10,9 @@ from graphwright.ir.record import NodeRecord, Rewrite
 from graphwright.ir.snapshot import Snapshot
 from graphwright.passes.misses import MissRecord, grouped_misses
 from graphwright.passes.trace import PassRecord, Trace
+
+_NO_MODULE = "_empty_nn_module_stack"
+"""What torch.export writes where it lost track of the module."""
 
 
 def page_data(trace: Trace, title: str = "") -> dict[str, Any]:
@@ -57,7 +59,7 @@ class _Tables:
         key = record, size
         if key not in self._nodes:
             self._nodes[key] = len(self._nodes)
-            texts = (record.name, record.operation, format_call(record), record.type, record.path, record.source)
+            texts = (record.name, record.operation, format_call(record), record.type, module_of(record), record.source)
             for column, text in zip(self.nodes, texts, strict=False):
                 self.nodes[column].append(self.string(text))
             self.nodes["inputs"].append([self.string(name) for name in dict.fromkeys(record.inputs())])
@@ -140,6 +142,7 @@ def _number(value: Any) -> str | None:
     return f"{float(value):.2g}" if isinstance(value, (int, float)) else None
 
 
-def strings_of(data: dict[str, Any], ids: Iterable[int]) -> list[str]:
-    """Texts of string numbers."""
-    return [data["strings"][i] for i in ids]
+def module_of(record: NodeRecord) -> str:
+    """Path of the module that a node is shown in; a weight that has none of its own is shown in its owner."""
+    path = "" if record.path.startswith(_NO_MODULE) else record.path
+    return path or (record.target.rpartition(".")[0] if record.op == "get_attr" else "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphwright.ir.format import format_bytes, format_call
 from graphwright.ir.record import NodeRecord
 from graphwright.ir.snapshot import Snapshot
+from graphwright.passes.viewer.data import module_of
 
 if TYPE_CHECKING:
     from graphwright.passes.trace import PassRecord, Trace
@@ -57,7 +58,7 @@ def _node(record: NodeRecord, sizes: Mapping[str, int], mark: str | None) -> dic
     node: dict[str, Any] = {
         "id": record.name,
         "label": record.target if record.op in ("placeholder", "get_attr") else record.operation,
-        "namespace": record.path.replace(".", "/"),
+        "namespace": module_of(record).replace(".", "/"),
         "attrs": _attributes(attributes.items()),
         "incomingEdges": [
             {"sourceNodeId": name, "sourceNodeOutputId": "0", "targetNodeInputId": str(i)}

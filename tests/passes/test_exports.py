@@ -108,6 +108,7 @@ def test_model_explorer_graphs(dumped):
         for node in graph["nodes"]:
             assert {edge["sourceNodeId"] for edge in node["incomingEdges"]} <= set(ids)
             assert "." not in node["namespace"]
+            assert node["namespace"] == "linear" or not node["label"].startswith("linear.")
             assert all(set(attribute) == {"key", "value"} for attribute in node["attrs"])
     first, second = (
         {a["value"] for node in graph["nodes"] for a in node["attrs"] if a["key"] == "diff"}
