@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ from graphwright.frontends.axes import Leaves
 
 Position = tuple[int, int]
 Relation = tuple[Position, tuple[Position, ...]]
+
+_CONTAINERS = (dict, list, set, deque)
 
 _FRAME = re.compile(rf' *File "{re.escape(__file__)}", line \d+, in \w+\n(?:    .*\n?)*')
 
@@ -78,16 +81,20 @@ def strip_frames(graph: Graph) -> None:
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """Undo what a traced `forward` assigns to the modules, their config, or the random state."""
-    holders = [*model.modules(), *({id(c): c for c in _configs(model)}.values())]
-    before = [(holder, _contents(vars(holder))) for holder in holders]
+    """Undo what a run or trace of `forward` does to the modules, their config and buffers, and the random state."""
+    containers = _containers(vars(holder) for holder in [*model.modules(), *_configs(model)])
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
             yield
         finally:
-            for holder, contents in before:
-                _restore(vars(holder), contents)
+            for container, content in containers:
+                _restore(container, content)
+            with torch.no_grad():
+                for buffer, version, content in buffers:
+                    if buffer._version != version:
+                        buffer.copy_(content)
 
 
 def _configs(model: torch.nn.Module) -> Iterator[Any]:
@@ -97,17 +104,35 @@ def _configs(model: torch.nn.Module) -> Iterator[Any]:
             yield config
 
 
-def _contents(state: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and a shallow copy of it where it is a plain container."""
-    return {name: (value, value.copy() if type(value) in (dict, list, set) else None) for name, value in state.items()}
+def _containers(roots: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """The containers that are reachable from these through containers alone, each with a shallow copy."""
+    found: dict[int, tuple[Any, Any]] = {}
+    waiting = list(roots)
+    while waiting:
+        container = waiting.pop()
+        if isinstance(container, _CONTAINERS) and id(container) not in found:
+            mapping = isinstance(container, dict)
+            found[id(container)] = (container, dict(container) if mapping else list(container))
+            waiting += container.values() if mapping else container
+    return list(found.values())
 
 
-def _restore(state: dict[str, Any], contents: Mapping[str, tuple[Any, Any]]) -> None:
-    for name in [name for name in state if name not in contents]:
-        del state[name]
-    for name, (value, copy) in contents.items():
-        if state.get(name, state) is not value:
-            state[name] = value
-        if copy is not None and value != copy:
-            value.clear()
-            value.extend(copy) if isinstance(value, list) else value.update(copy)
+def _restore(container: Any, content: Any) -> None:
+    """Put back the same objects in the same order; a container that still holds them is left alone."""
+    if _identities(container) == _identities(content):
+        return
+    container.clear()
+    if isinstance(container, dict):
+        for name, value in content.items():
+            container[name] = value
+    elif isinstance(container, set):
+        container.update(content)
+    else:
+        container.extend(content)
+
+
+def _identities(container: Any) -> list[Any]:
+    """Identity, not equality: tensors cannot be compared as a whole."""
+    if isinstance(container, dict):
+        return [(name, id(value)) for name, value in container.items()]
+    return [id(value) for value in container]
