@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
+class SizeError(PassError):
+    """A symbolic size cannot be computed from the shapes of the inputs."""
+
+
 def size_node(size: int | torch.SymInt, edit: Edit) -> int | Node:
     """A number or node that computes `size` from the shapes of the inputs.
 
     Raises:
-        PassError: The size depends on the data, not on the shape of an input.
+        SizeError: The size depends on the data, not on the shape of an input.
     """
     if isinstance(size, int):
         return size
@@ -44,6 +48,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Add": operator.add,
     "Mul": operator.mul,
     "FloorDiv": operator.floordiv,
+    "Pow": operator.pow,
     "Mod": operator.mod,
     "PythonMod": operator.mod,
     "Min": torch.sym_min,
@@ -59,7 +64,7 @@ def _build(expr: Any, edit: Edit) -> Any:
         return _symbol(expr, edit)
     function = _FUNCTIONS.get(type(expr).__name__)
     if function is None:
-        raise PassError(f"the size {expr} cannot be computed from the shapes of the inputs")
+        raise SizeError(f"the size {expr} cannot be computed from the shapes of the inputs")
     first, *rest = [_build(term, edit) for term in expr.args]
     for term in rest:
         both_numbers = isinstance(first, int) and isinstance(term, int)
@@ -70,7 +75,7 @@ def _build(expr: Any, edit: Edit) -> Any:
 def _symbol(symbol: Any, edit: Edit) -> Node:
     source = edit.rewriter.symbols.get(symbol)
     if source is None:
-        raise PassError(f"the size {symbol} is not the size of an input")
+        raise SizeError(f"the size {symbol} is not the size of an input")
     return edit.call(aten.sym_size.int, *source)
 
 

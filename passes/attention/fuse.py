@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from graphwright.ir.infer import same_shape, same_size
 from graphwright.ir.node import is_call, shape_of, value_of, where
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
-from graphwright.ir.sizes import size_node
+from graphwright.ir.sizes import SizeError, size_node
 from graphwright.passes.attention.bias import build_bias
 from graphwright.passes.attention.heads import unrepeated
-from graphwright.passes.attention.mask import judge
+from graphwright.passes.attention.mask import judge, may_mask
 from graphwright.passes.attention.probabilities import Weighted, follow
 from graphwright.passes.attention.region import PATTERN, Attention, NotAttention, Scores, span
 from graphwright.passes.attention.scores import find_scores
@@ -76,6 +77,8 @@ class FuseAttention(Pass):
                 edit.replace(attention.output, self._emit(attention, state, edit))
         except NotAttention as reason:
             return _miss(attention.softmax, reason)
+        except SizeError as error:
+            return _miss(attention.softmax, NotAttention(error.what, attention.output, "mask"))
         return None
 
     def _emit(self, found: Attention, state: State, edit: Edit) -> Node:
@@ -151,12 +154,12 @@ def recognise(softmax: Node, state: State) -> Attention | Miss:
         dim = softmax.args[1]
         if rank < 3 or dim not in (-1, rank - 1):
             raise NotAttention(f"softmax runs over dim {dim} of {rank}, not over the keys of attention", softmax, "dim")
-        weighted = follow(softmax)
+        weighted = follow(softmax, state)
         source: Any = softmax.args[0]
         scores = find_scores(source, state)
         if any(step.kind == "sinks" for step in scores.steps) != (weighted.cut is not None):
             raise NotAttention("the probabilities are cut, but the scores were not extended", softmax, "values")
-        _check_zeroed(weighted, scores)
+        _check_zeroed(weighted, scores, state)
         return Attention(
             softmax,
             scores,
@@ -170,12 +173,16 @@ def recognise(softmax: Node, state: State) -> Attention | Miss:
         return _miss(softmax, reason)
 
 
-def _check_zeroed(weighted: Weighted, scores: Scores) -> None:
-    """Setting probabilities to 0 changes nothing where their scores were masked already, but in fully masked rows."""
-    fills = [step.tensor for step in scores.steps if step.kind == "fill" and not step.inverted]
-    only_fills = all(step.kind != "add" for step in scores.steps)
+def _check_zeroed(weighted: Weighted, scores: Scores, state: State) -> None:
+    """Setting probabilities to 0 changes nothing where their scores were masked already, but in fully masked rows.
+
+    With another finite mask beside the fill, such a row would be shared between the two: that is not expressible.
+    """
+    fills = [step for step in scores.steps if step.kind == "fill" and not step.inverted]
+    finite = any(step.number != -math.inf for step in fills)
+    masks = finite and any(step.kind == "add" and may_mask(step.tensor, state) for step in scores.steps)
     for mask in weighted.zeroed:
-        if mask not in fills or not only_fills or weighted.cut is not None:
+        if mask not in [step.tensor for step in fills] or masks or weighted.cut is not None:
             reason = "masked_fill is applied to the probabilities, with another mask than to the scores"
             raise NotAttention(reason, weighted.between[0], "values")
 

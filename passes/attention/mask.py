@@ -66,6 +66,27 @@ def judge(mask: Node, state: State) -> Verdict:
     return "causal" if conditions == {CAUSAL} else "other"
 
 
+_CONTENT = (aten.matmul, aten.bmm, aten.baddbmm, aten.linear, aten.addmm, aten.embedding, aten.layer_norm)
+
+
+def may_mask(bias: Node, state: State) -> bool:
+    """Whether an additive term may hold very negative numbers on purpose: one occurs where it is made.
+
+    What comes out of a product, an embedding or a norm is content, not a mask.
+    """
+    seen, stack = {bias}, [bias]
+    while stack:
+        node = stack.pop()
+        numbers = [as_number(value, state) for value in bound(node).values()] if node.op == "call_function" else []
+        if node.op == "placeholder" or any(number is not None and number <= _MASKED for number in numbers):
+            return True
+        if not is_call(node, *_CONTENT):
+            fresh = [source for source in node.all_input_nodes if source not in seen]
+            seen.update(fresh)
+            stack.extend(fresh)
+    return False
+
+
 # ---- boolean masks ---------------------------------------------------------------------------
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from graphwright.ir.infer import same_shape
 from graphwright.ir.node import bound, is_call, op_name, shape_of, value_of, where
 from graphwright.passes.attention.region import NotAttention
+from graphwright.passes.patterns.constants import as_number
 
 aten = torch.ops.aten
 PRODUCTS = (aten.matmul, aten.bmm)
@@ -52,7 +55,7 @@ class Weighted:
     zeroed: list[Any]
 
 
-def follow(softmax: Node) -> Weighted:
+def follow(softmax: Node, state: Mapping[str, Any]) -> Weighted:
     """Follow the probabilities to their product with the values.
 
     Raises:
@@ -67,7 +70,7 @@ def follow(softmax: Node) -> Weighted:
             return Weighted(user, _node(user.args[1]), dropout, between, cut, zeroed)
         if cut is None and _cuts_last(user):
             cut = user
-        elif is_call(user, aten.masked_fill) and user.args[0] is current and user.args[2] == 0:
+        elif is_call(user, aten.masked_fill) and user.args[0] is current and as_number(user.args[2], state) == 0:
             zeroed.append(user.args[1])
         else:
             drops = _step(user, current)
@@ -109,4 +112,4 @@ def _step(user: Node, current: Node) -> float:
 def keeps_last_dims(reshape: Node, source: Node) -> bool:
     """Whether a reshape touches only the leading dims, not queries and keys."""
     old, new = shape_of(source) or (), shape_of(reshape) or ()
-    return len(old) >= 2 and len(new) >= 2 and str(old[-2:]) == str(new[-2:])
+    return len(old) >= 2 and len(new) >= 2 and same_shape(old[-2:], new[-2:])

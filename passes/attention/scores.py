@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from graphwright.ir.infer import same_shape
 from graphwright.ir.node import bound, is_call, op_name, shape_of, value_of, where
 from graphwright.passes.attention.probabilities import PRODUCTS, keeps_last_dims
 from graphwright.passes.attention.region import MASKED, NotAttention, Scores, Step
@@ -241,7 +242,7 @@ def _clamp(node: Node, state: State) -> list[tuple[Node, Step]]:
 def _is_scores(inner: Node, outer: Node) -> bool:
     """Whether a value has the full (query, key) extent of the scores it is to be part of."""
     a, b = shape_of(inner), shape_of(outer)
-    return bool(a and b and len(a) >= 2 and str(a[-2:]) == str(b[-2:]))
+    return bool(a and b and len(a) >= 2 and same_shape(a[-2:], b[-2:]))
 
 
 def _per_query(factor: Node) -> bool:
