@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -130,6 +131,13 @@ def _values(sides: Iterable[ast.expr], sizes: Mapping[str, int]) -> Iterator[int
     from graphwright.ir.symbols import parse_size
 
     return (parse_size(ast.unparse(side), sizes) for side in sides)
+
+
+def renamed(guard: Guard, symbols: Mapping[str, str]) -> Guard:
+    """The same condition with other names for its symbols; all are replaced at once."""
+    return replace(
+        guard, condition=re.sub(r"[A-Za-z_]\w*", lambda found: symbols.get(found[0], found[0]), guard.condition)
+    )
 
 
 def failed_guard(guards: Iterable[Guard], sizes: Mapping[str, int]) -> Guard | None:

@@ -6,6 +6,7 @@ ones, and sizes are parsed as arithmetic.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from graphwright.ir.encoding import decode, encode, freeze
 from graphwright.ir.errors import FileFormatError
 from graphwright.ir.graphfile import GraphWriter
 from graphwright.ir.graphreader import GraphReader, is_name
+from graphwright.ir.guards import Guard, holds, renamed
 from graphwright.ir.program import Dim, Program
 from graphwright.ir.signature import Example, Signature
 from graphwright.ir.symbols import SymbolInfo, make_symbols, symbols_of
@@ -74,6 +76,7 @@ def _write(program: Program, folder: Path) -> None:
         "invariants": sorted(program.invariants),
         "dims": [asdict(dim) for dim in program.dims],
         "symbols": [asdict(symbol) for symbol in symbols_of(program)],
+        "guards": [asdict(guard) for guard in program.guards],
         "parameters": program.signature.parameters,
         "in_spec": spec_to_json(program.signature.in_spec),
         "out_spec": spec_to_json(program.signature.out_spec),
@@ -151,6 +154,7 @@ def _build(fields: Mapping[str, Any], folder: Path) -> Program:
         signature=Signature(tuple(_names(fields["parameters"])), in_spec, out_spec),
         example=_example(fields, in_spec, folder),
         dims=dims,
+        guards=tuple(_guard(info, symbols) for info in fields.get("guards", ())),
         invariants=frozenset(map(str, fields["invariants"])),
         name=str(fields["name"]),
         training=bool(fields["training"]),
@@ -160,6 +164,15 @@ def _build(fields: Mapping[str, Any], folder: Path) -> Program:
 def _dim(info: Mapping[str, Any], symbols: Mapping[str, torch.SymInt]) -> Dim:
     symbol = str(symbols[info["symbol"]].node.expr)
     return Dim(str(info["name"]), symbol, int(info["min"]), None if info["max"] is None else int(info["max"]))
+
+
+def _guard(info: Mapping[str, Any], symbols: Mapping[str, torch.SymInt]) -> Guard:
+    """A condition over the symbols of this process; one that says nothing about them is refused."""
+    guard = Guard(str(info["condition"]), str(info["source"]))
+    guard = renamed(guard, {name: str(size.node.expr) for name, size in symbols.items()})
+    with contextlib.suppress(ZeroDivisionError):
+        holds(guard.condition, {str(size.node.expr): 2 for size in symbols.values()})
+    return guard
 
 
 def _names(texts: Any) -> list[str]:

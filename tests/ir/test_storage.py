@@ -1,11 +1,12 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from graphwright.ir.errors import FileFormatError, GraphwrightError
+from graphwright.ir.errors import FileFormatError, GraphwrightError, InputError
 from graphwright.ir.infer import fake_mode_of
 from graphwright.ir.node import module_path, source_line
 from graphwright.ir.program import Program
@@ -133,6 +134,41 @@ def test_a_decoder_with_its_cache_comes_back(tmp_path):
 def _plain(spec):
     children = [_plain(child) for child in spec.children()] if not spec.is_leaf() else []
     return spec if spec.is_leaf() else pytree.TreeSpec(list, None, children)
+
+
+class TwoPaths(torch.nn.Module):
+    """Takes another path where the inputs are long together."""
+
+    def forward(self, a, b):
+        both = torch.cat([a, b])
+        return both + 1 if both.shape[0] < 20 else both - 1
+
+
+@pytest.mark.parametrize("known_names", [True, False])
+def test_conditions_on_sizes_come_back(known_names, tmp_path):
+    auto = {0: torch.export.Dim.AUTO}
+    program = export(TwoPaths(), (torch.ones(3), torch.ones(4)), dynamic_shapes={"a": auto, "b": auto})
+    folder = program.save(tmp_path / "saved")
+    if not known_names:  # a symbol that torch would not make: another one takes its place
+        text = (folder / "program.json").read_text()
+        for dim in program.dims:
+            text = re.sub(rf"\b{dim.symbol}\b", f"size_{dim.symbol}", text)
+        (folder / "program.json").write_text(text)
+    loaded = Program.load(folder)
+    assert len(loaded.guards) == len(program.guards) == 1
+    assert loaded.guards[0].source == program.guards[0].source
+    assert known_names == (loaded.guards == program.guards)
+    assert torch.equal(loaded.run(torch.ones(9), torch.ones(10)), torch.full((19,), 2.0))
+    with pytest.raises(InputError, match=r"test_storage.py:\d+"):
+        loaded.run(torch.ones(9), torch.ones(11))
+
+
+def test_a_condition_on_unknown_names_is_refused(tmp_path):
+    auto = {0: torch.export.Dim.AUTO}
+    program = export(TwoPaths(), (torch.ones(3), torch.ones(4)), dynamic_shapes={"a": auto, "b": auto})
+    program.guards = (replace(program.guards[0], condition="s0 + open('x') < 20"),)
+    with pytest.raises(FileFormatError, match="open"):
+        Program.load(program.save(tmp_path / "saved"))
 
 
 def test_saving_again_replaces_only_its_own_files(program, tmp_path):
