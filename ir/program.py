@@ -81,8 +81,8 @@ class Program:
 
     def state_bytes(self) -> int:
         """Bytes of the state, tied and overlapping storages counted once."""
-        seen = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self.tensors().values()}
-        return sum(seen.values())
+        parts = [part for tensor in self.tensors().values() for part in strided_parts(tensor)]
+        return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in parts}.values())
 
     def dim_names(self) -> dict[str, str]:
         """Symbol -> name of the dynamic dimensions."""
@@ -184,6 +184,23 @@ class Program:
         from graphwright.ir.exported import from_exported
 
         return from_exported(exported, example=example, names=names or {}, name=name)
+
+
+def strided_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors with a storage that make up a tensor: itself, or indices and values of a sparse one.
+
+    Layouts that show nothing of their storage have no parts.
+    """
+    tensor = tensor.detach()
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []
 
 
 def module_tree(state: State, graph: Graph) -> torch.nn.Module:

@@ -175,6 +175,19 @@ def test_views_of_one_storage_count_once(trace):
     assert made.state_bytes() == base.nbytes
 
 
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_sparse_state_counts_its_parts(trace, layout):
+    rows, columns, starts, values = (torch.tensor(part) for part in ([0, 1], [1, 0], [0, 1, 2], [2.0, 3.0]))
+    made = trace(lambda m, x: x + m.a, torch.ones(4), a=torch.ones(4))
+    before = made.state_bytes()
+    made.state["sparse"], indices = {
+        "coo": lambda: (torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (2, 2)), 4),
+        "csr": lambda: (torch.sparse_csr_tensor(starts, columns, values, (2, 2)), 5),
+        "csc": lambda: (torch.sparse_csc_tensor(starts, rows, values, (2, 2)), 5),
+    }[layout]()
+    assert made.state_bytes() - before == 8 * indices + 4 * 2
+
+
 def test_gradients_reach_the_models_weights(net, net_program):
     x, y = call()
     net.zero_grad()
