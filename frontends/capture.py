@@ -10,7 +10,6 @@ import torch
 from torch.export import ExportedProgram
 
 from graphwright.frontends.axes import automatic, parameter_leaves
-from graphwright.frontends.containers import register_containers
 from graphwright.frontends.export import export_program
 from graphwright.frontends.naming import name_dims
 from graphwright.frontends.tasks import is_pretrained, parse_task
@@ -109,9 +108,6 @@ def from_exported_program(exported: ExportedProgram, inputs: Any = None, *, name
 
 def _from_path(path: Path, name: str | None) -> Program:
     if path.is_dir():
-        from graphwright.ir.storage import required_types
-
-        register_containers(required_types(path))
         return Program.load(path)
     if not path.is_file():
         raise FileFormatError("there is no such file or folder", at=str(path))

@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from graphwright.ir.containers import register_provider
+
 if TYPE_CHECKING:
     from graphwright.explanation import Explanation, explain
     from graphwright.frontends.capture import capture
@@ -74,6 +76,15 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [*sorted(_HOME), "__version__"]
+
+
+def _register_transformers(name: str) -> None:
+    from graphwright.frontends.containers import register_containers
+
+    register_containers([name])
+
+
+register_provider("transformers.", _register_transformers)
 
 
 def __getattr__(name: str) -> Any:

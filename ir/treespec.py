@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from graphwright.ir.containers import provide
 from graphwright.ir.encoding import decode, encode, freeze
 from graphwright.ir.errors import FileFormatError, GraphwrightError
 
@@ -32,7 +33,8 @@ def spec_from_json(fields: Any) -> pytree.TreeSpec:
     """A layout that `spec_to_json` gave.
 
     Raises:
-        FileFormatError: It is malformed, or a class is not registered as a pytree in this process.
+        FileFormatError: It is malformed, or a class is not registered as a pytree in this process, and no provider
+            of `graphwright.ir.containers` registers it.
     """
     if fields is None:
         return pytree.treespec_leaf()
@@ -65,6 +67,9 @@ def _type_name(cls: type) -> str:
 
 def _type_of(name: str) -> type:
     found = _BUILTIN.get(name) or pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+    if found is None:
+        provide(name)
+        found = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
     if found is None:
         raise FileFormatError(
             f"the file uses the container class '{name}', which is not registered as a pytree here",

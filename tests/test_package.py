@@ -42,3 +42,34 @@ def test_links_of_the_docs_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+WITHOUT_TRANSFORMERS = """
+import sys, torch, graphwright as gw
+assert "transformers" not in sys.modules
+program = gw.Program.load(sys.argv[1])
+torch.testing.assert_close(program.run_flat(program.example.leaves()), torch.load(sys.argv[2]))
+artifact = gw.load_artifact(sys.argv[3])
+assert type(artifact(**program.example.kwargs)).__name__ == "CausalLMOutputWithCrossAttentions"
+"""
+
+
+def test_a_new_process_loads_programs_with_caches(tmp_path):
+    import torch
+    import transformers
+
+    import graphwright as gw
+
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=32, bos_token_id=0, eos_token_id=0
+    )
+    program = gw.capture(transformers.GPT2LMHeadModel(config).eval(), task="text-generation-with-past")
+    torch.save(program.run_flat(program.example.leaves()), tmp_path / "results.pt")
+    artifact = gw.target("eager").lower(program).save(tmp_path / "artifact")
+    files = [program.save(tmp_path / "program"), tmp_path / "results.pt", artifact]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRANSFORMERS, *map(str, files)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    same = [sys.executable, "-m", "graphwright", "diff", str(files[0]), str(files[0])]
+    assert subprocess.run(same, capture_output=True, text=True).returncode == 0
