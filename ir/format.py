@@ -101,6 +101,11 @@ def _some(texts: Sequence[str]) -> str:
     return ", ".join(shown) + (f" (+{more})" if shown and more else "")
 
 
+def format_hunk(hunk: Hunk) -> str:
+    """One hunk as text: its heading, and the nodes of its first rewrite."""
+    return "\n".join(_hunk(hunk)) + "\n"
+
+
 def _hunk(hunk: Hunk) -> Iterator[str]:
     first = hunk.first
     yield _spaced(f"@@ {first.rule}", f"x{len(hunk.rewrites)}", _some(_places(hunk.sites)), first.source, "@@")

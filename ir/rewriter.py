@@ -60,6 +60,8 @@ class Rewriter:
         except Exception as error:
             edit.roll_back()
             if isinstance(error, GraphwrightError):
+                place = f" at {where(max(matched))}" if matched else ""
+                error.add_note(f"in rule {rule} of pass '{self.pass_name}'{place}")
                 raise
             raise PassError(
                 f"rule {rule} of pass '{self.pass_name}' failed: {type(error).__name__}: {error}",

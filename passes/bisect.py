@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
+from graphwright.ir.diff import Hunk
 from graphwright.ir.errors import GraphwrightError
+from graphwright.ir.format import format_hunk
 from graphwright.ir.program import Program
 from graphwright.ir.record import Rewrite
 from graphwright.ir.region import extract, inputs_of
 from graphwright.ir.rewriter import Rewriter
-from graphwright.passes.base import pass_name
+from graphwright.passes.base import Pass, pass_name
 from graphwright.passes.numerics import difference, run_example, values_of
-from graphwright.passes.pipeline import Pipeline, flat_passes
+from graphwright.passes.pipeline import Pipeline, Repeat
 
 Check = Callable[[Program], str | None]
 
@@ -55,6 +57,11 @@ class FirstBad:
         if self.node:
             lines.append(f"  first value that differs: %{self.node}")
         return "\n".join(lines)
+
+    @property
+    def hunk(self) -> str:
+        """The rewrite as the text of a diff."""
+        return format_hunk(Hunk((self.rewrite,)))
 
     def region(self) -> tuple[Program, Program]:
         """The region before and after the rewrite, each a program of its own on the values seen in the run.
@@ -101,6 +108,12 @@ def bisect(program: Program, pipeline: Pipeline, check: Check | None = None) -> 
     if not check(whole):
         return None
     low, high = 0, len(rewrites)
+    if not high or not check(run_partly(program, pipeline, high)[0]):
+        raise GraphwrightError(
+            "the result is wrong, but no recorded rewrite made it so",
+            why=check(whole),
+            remedies=["look for untracked edits in the diff: a pass changes the graph without the Rewriter"],
+        )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if check(run_partly(program, pipeline, middle)[0]) else (middle, high)
@@ -141,13 +154,25 @@ def run_partly(program: Program, pipeline: Pipeline, count: int | None) -> tuple
     if count == 0:
         return copy, rewrites
     try:
-        for pass_ in flat_passes(pipeline.passes):
-            pass_.apply(copy, Rewriter(copy, sink, pass_name(pass_)))
-            copy.invariants = (copy.invariants - pass_.breaks) | pass_.establishes
+        for pass_ in pipeline.passes:
+            _run(pass_, copy, sink)
     except _Enough:
         pass
     copy.touch()
     return copy, rewrites
+
+
+def _run(pass_: Pass, program: Program, sink: Callable[[Rewrite], None]) -> bool:
+    """Run a pass, or those of a Repeat until nothing is rewritten; True if anything was."""
+    if isinstance(pass_, Repeat):
+        rounds = 0
+        while rounds < pass_.times and any([_run(inner, program, sink) for inner in pass_.body]):
+            rounds += 1
+        return rounds > 0
+    revision = program.revision
+    pass_.apply(program, Rewriter(program, sink, pass_name(pass_)))
+    program.invariants = (program.invariants - pass_.breaks) | pass_.establishes
+    return program.revision != revision
 
 
 def _first_difference(before: Program, after: Program, rewrite: Rewrite) -> str | None:

@@ -51,7 +51,7 @@ def write_reproducer(found: FirstBad, folder: str | Path) -> Path:
     try:
         before.save(scratch / "before")
         after.save(scratch / "after")
-        (scratch / "hunk.txt").write_text(f"{found}\n", encoding="utf-8")
+        (scratch / "hunk.txt").write_text(f"{found}\n\n{found.hunk}", encoding="utf-8")
         title = str(found).splitlines()[0]
         (scratch / "reproduce.py").write_text(_SCRIPT.format(title=title), encoding="utf-8")
         if folder.exists():

@@ -1,4 +1,4 @@
-"""The command line: `graphwright capture | optimize | export | diff | explain | verify | passes | targets`.
+"""The command line: `graphwright capture | optimize | export | diff | explain | bisect | view | verify | ...`.
 
 Exit status: 0 fine, 1 mismatch or failure, 2 usage.
 """

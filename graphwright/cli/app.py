@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from graphwright.cli.bisect import bisect
 from graphwright.cli.capture import capture
 from graphwright.cli.diff import diff
 from graphwright.cli.explain import explain
@@ -16,6 +17,7 @@ from graphwright.cli.optimize import optimize
 from graphwright.cli.passes import passes
 from graphwright.cli.targets import targets
 from graphwright.cli.verify import verify
+from graphwright.cli.view import view
 
 app = typer.Typer(
     help="Capture transformer models once, rewrite them with verified passes, and lower them to every target.",
@@ -32,6 +34,8 @@ EXAMPLES: dict[Callable[..., None], str] = {
     export: "graphwright export ./minilm --target onnx{opset=23} -o out/onnx",
     diff: "graphwright diff ./minilm --pipeline fuse-attention",
     explain: "graphwright explain transformers:BertModel fuse-attention",
+    bisect: "graphwright bisect ./minilm --pipeline canonicalize,fuse-attention -o out/reproducer",
+    view: "graphwright view out/trace --to model-explorer -o out/graphs.json",
     verify: "graphwright verify ./minilm out/onnx",
     passes: "graphwright passes fuse-attention --json",
     targets: "graphwright targets --json",

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphwright.ir.errors import PassError
+from torch.fx import Node
+
+from graphwright.ir.errors import GraphwrightError, PassError
 from graphwright.ir.node import where
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
@@ -77,7 +79,7 @@ def _sweep(matcher: Matcher, program: Program, rewriter: Rewriter, report: RuleR
     for node in roots(matcher.rule, program.graph):
         if node._erased:
             continue
-        found = matcher.match(node)
+        found = _matched(matcher, node, rewriter)
         miss = rewrite_match(matcher.rule, found, rewriter) if isinstance(found, Match) else found
         if miss is None:
             report.applied[matcher.rule.name] += 1
@@ -85,6 +87,20 @@ def _sweep(matcher: Matcher, program: Program, rewriter: Rewriter, report: RuleR
         else:
             report.misses.append(miss)
     return changed
+
+
+def _matched(matcher: Matcher, node: Node, rewriter: Rewriter) -> Match | Miss:
+    """Match a rule at a node; a check that fails, rather than refuses, is blamed on the rule and the node."""
+    try:
+        return matcher.match(node)
+    except GraphwrightError:
+        raise
+    except Exception as error:
+        raise PassError(
+            f"rule {matcher.rule.name} of pass '{rewriter.pass_name}' failed: {type(error).__name__}: {error}",
+            at=where(node),
+            remedies=["report it with the reproducer that the pipeline's DumpDir writes"],
+        ) from error
 
 
 def rewrite_match(rule: Rule, match: Match, rewriter: Rewriter) -> Miss | None:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["capture", "optimize", "export", "diff", "explain", "verify", "passes", "targets"]
+COMMANDS = ["capture", "optimize", "export", "diff", "explain", "bisect", "view", "verify", "passes", "targets"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
