@@ -17,8 +17,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphwright.frontends import axes as ax
+from graphwright.frontends.answers import Answers, NoAnswer, Recorder, answering, refuse_random, settle
 from graphwright.frontends.cache import register_caches
 from graphwright.frontends.failure import Failure, capture_error, reason
+from graphwright.frontends.moves import moves_skipped
 from graphwright.frontends.naming import name_dims
 from graphwright.frontends.shim import relations_of, stand_in, strip_frames, untouched
 from graphwright.ir.errors import GraphwrightError, InputError
@@ -37,6 +39,7 @@ class Attempt:
     strict: bool = False
     deferred: bool = False
     batched_experts: bool = False
+    answers: bool = False
 
 
 def export_program(
@@ -47,11 +50,13 @@ def export_program(
     dynamic: Any = "auto",
     suggested: ax.Leaves | None = None,
     name: str | None = None,
+    assume: bool = True,
 ) -> Program:
     """Export `module` as called with `args` and `kwargs`; the module is left as it is.
 
     Tried in turn: non-strict; for a transformers mixture of experts that loops over the experts in use, non-strict
     with its batched form, which computes the same sum in another order; non-strict with deferred runtime assertions;
+    where the model branches on values, the branches of the example, which the program then requires of its inputs;
     strict; and with `dynamic="auto"` also fewer dynamic dimensions, then none. Any change to what was asked for is
     logged with the reason.
 
@@ -63,6 +68,7 @@ def export_program(
             torch takes a size of 1 for a constant.
         suggested: What `"auto"` means for this call, one mapping for each leaf.
         name: Name of the program, by default the class of the module.
+        assume: Whether branches on values may be those of the example; see `graphwright.frontends.answers`.
 
     Raises:
         CaptureError: All attempts failed; names the first, the line in the model's source, and what to try.
@@ -74,9 +80,12 @@ def export_program(
     leaves = ax.parameter_leaves(names, args, kwargs or {})
     axes = ax.parse(dynamic, leaves, suggested)
     example = _distinct(Example(args, dict(kwargs or {})), axes)
-    exported, used = _export(module, names, example, list(_attempts(module, axes, dynamic)), name)
+    exported, used = _export(module, names, example, list(_attempts(module, axes, dynamic, assume)), name)
     program = Program.from_exported(exported, example=example, name=name)
     program.training = module.training
+    required = settle(program)
+    if required:
+        logger.warning("%s was captured for inputs where %s; it refuses others", name, ", ".join(required))
     strip_frames(program.graph)
     name_dims(program, [parameter for parameter, _ in leaves], used)
     return program
@@ -122,11 +131,13 @@ def _distinct(example: Example, axes: ax.Leaves) -> Example:
     return Example(args, kwargs)
 
 
-def _attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any) -> Iterator[Attempt]:
+def _attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any, assume: bool) -> Iterator[Attempt]:
     yield Attempt("non-strict", axes)
     if batches_experts(module):
         yield Attempt("batched experts", axes, batched_experts=True)
     yield Attempt("non-strict with deferred runtime assertions", axes, deferred=True)
+    if assume:
+        yield Attempt("the example's branches on values", axes, answers=True)
     yield Attempt("strict", axes, strict=True)
     named = {axis.name for leaf in axes for axis in leaf.values()}
     if dynamic == "auto" and named:
@@ -167,7 +178,8 @@ def _export(
 
 def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
     quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
-    with untouched(module), torch.enable_grad(), warnings.catch_warnings(), quiet:
+    answers = _answers(module, example) if attempt.answers else None
+    with untouched(module), moves_skipped(), torch.enable_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         if attempt.batched_experts:
             module.set_experts_implementation("batched_mm")  # type: ignore[operator]
@@ -177,14 +189,38 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
             if wanted:
                 shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
         shim = stand_in(module, names, relations_of(attempt.axes))
-        return torch.export.export(
-            shim,
+        exported = torch.export.export(
+            shim if answers is None else answering(shim, answers),
             args,
             kwargs,
             dynamic_shapes=shapes,  # type: ignore[arg-type]
             strict=attempt.strict,
             prefer_deferred_runtime_asserts_over_guards=attempt.deferred,
         )
+    if answers is not None:
+        _confirm(module, exported, example)
+    return exported
+
+
+def _answers(module: torch.nn.Module, example: Example) -> Answers:
+    args, kwargs = copies(example)
+    with untouched(module), torch.no_grad(), warnings.catch_warnings(), Recorder() as recorder:
+        warnings.simplefilter("ignore")
+        module(*args, **kwargs)
+    if not recorder.answers:
+        raise NoAnswer("the model asks for no values where they could be answered")
+    return recorder.answers
+
+
+def _confirm(module: torch.nn.Module, exported: ExportedProgram, example: Example) -> None:
+    """Run what was traced with answers on the example: it must meet its own requirements."""
+    refuse_random(exported.graph)
+    args, kwargs = copies(example)
+    with untouched(module), torch.no_grad():
+        try:
+            exported.module(check_guards=False)(*args, **kwargs)
+        except InputError as error:
+            raise NoAnswer("the trace asks other questions than a run of the model") from error
 
 
 def copies(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:

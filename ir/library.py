@@ -4,14 +4,17 @@
 |---|---|
 | `graphwright::attention` | attention with what `aten.scaled_dot_product_attention` cannot express: soft-capped scores, sinks |
 | `graphwright::rotary_embedding` | rotary position embedding of queries or keys, whole or partial, halves or interleaved |
+| `graphwright::require` | nothing: it refuses inputs that answer a question about values otherwise than the captured ones |
 
-The references are composite: autograd, fake tensors and torch.export see through them, and `decompose` gives targets
-that lack the op the same ATen ops.
+The references of those that compute are composite: autograd, fake tensors and torch.export see through them, and
+`decompose` gives targets that lack the op the same ATen ops. `require` is an effect: no pass removes it.
 """
 
 from __future__ import annotations
 
 import torch
+
+from graphwright.ir.errors import InputError
 
 _LIBRARY = torch.library.Library("graphwright", "DEF")
 
@@ -106,3 +109,35 @@ def rotary_embedding(
 
 
 _LIBRARY.impl("rotary_embedding", rotary_embedding, "CompositeImplicitAutograd")
+
+
+_LIBRARY.define("require(Tensor condition, str value, str source) -> ()")
+
+
+def require(condition: torch.Tensor, value: str, source: str) -> None:
+    """Refuse the inputs unless `condition` is true.
+
+    Args:
+        condition: [], boolean.
+        value: What the model's source found at `source` when it was captured.
+        source: `file:line` of the branch.
+
+    Raises:
+        InputError: The condition is false.
+    """
+    if not bool(condition):
+        raise InputError(
+            "the values of these inputs take another path through the model than the captured one",
+            at=source,
+            why=f"captured where this line finds {value}",
+            remedies=["capture the model again with inputs like these", "run the model itself on such inputs"],
+        )
+
+
+def _require_nothing(condition: torch.Tensor, value: str, source: str) -> None:
+    """What fake tensors require: they have no values."""
+
+
+_LIBRARY.impl("require", require, "CompositeExplicitAutograd")
+_LIBRARY.impl("require", _require_nothing, "Meta")
+torch.fx.node.has_side_effect(torch.ops.graphwright.require.default)

@@ -94,7 +94,7 @@ def _export(module: nn.Module, example: dict[str, torch.Tensor]) -> Program:
     for name, tensor in example.items():
         dims = [i for i in dynamic_dims(tensor) if i > 0 or tensor.shape[:1] == batch]
         dynamic[name] = dict.fromkeys(dims, torch.export.Dim.AUTO)
-    return export_program(module, (), example, dynamic=dynamic)
+    return export_program(module, (), example, dynamic=dynamic, assume=False)  # a call must be served, not refused
 
 
 def dynamic_dims(tensor: torch.Tensor) -> list[int]:
