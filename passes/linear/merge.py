@@ -7,7 +7,7 @@ program. The state, its names and its sharing stay as they are, so training, `st
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.edit import Edit
+from graphwright.ir.invariants import written_root
 from graphwright.ir.node import bound, is_call, shape_of, value_of
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
+from graphwright.ir.views import view_root
 from graphwright.passes.base import Pass
 
 aten = torch.ops.aten
@@ -39,7 +41,7 @@ class MergeLinears(Pass):
     def apply(self, program: Program, rewriter: Rewriter) -> None:
         """Merge every group of siblings."""
         for group in _groups(program):
-            if len(group) >= self.least:
+            if len(group) >= max(self.least, 2):
                 with rewriter.site("MergeLinears", group) as edit:
                     _merge(group, edit)
 
@@ -47,8 +49,9 @@ class MergeLinears(Pass):
 def _groups(program: Program) -> Iterable[list[Node]]:
     """Linears by input, dtype and presence of a bias, in graph order; each weight at most once per group."""
     groups: dict[Any, list[Node]] = {}
+    written = {root for node in program.graph.nodes if (root := written_root(node)) is not None}
     for node in program.graph.nodes:
-        if is_call(node, aten.linear) and _is_mergeable(node):
+        if is_call(node, aten.linear) and _is_mergeable(node, written):
             arguments = bound(node)
             key = (arguments["input"], arguments["bias"] is None, value_of(arguments["weight"]).dtype)
             members = groups.setdefault(key, [])
@@ -58,10 +61,13 @@ def _groups(program: Program) -> Iterable[list[Node]]:
     return groups.values()
 
 
-def _is_mergeable(node: Node) -> bool:
+def _is_mergeable(node: Node, written: Collection[Node]) -> bool:
+    """Whether a linear has a user, a weight of static size, and reads no memory that the program writes to."""
     weight = bound(node)["weight"]
     sizes = shape_of(weight) or ()
-    return isinstance(weight, Node) and len(sizes) == 2 and isinstance(sizes[0], int)
+    has_weight = isinstance(weight, Node) and len(sizes) == 2 and isinstance(sizes[0], int)
+    steady = not written or all(view_root(source) not in written for source in node.all_input_nodes)
+    return has_weight and steady and bool(node.users)
 
 
 def _merge(group: list[Node], edit: Edit) -> None:
