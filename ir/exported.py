@@ -116,7 +116,7 @@ def to_exported(program: Program, *, strict: bool = False) -> ExportedProgram:
     leaves = program.example.leaves()
     specs = [dynamic(node, leaf) for node, leaf in zip(program.placeholders, leaves, strict=True)]
     args_shapes, kwargs_shapes = pytree.tree_unflatten(specs, _plain_spec(program.signature.in_spec))
-    shapes = {**dict(zip(program.signature.parameters, args_shapes, strict=False)), **kwargs_shapes}
+    shapes: Any = {**dict(zip(program.signature.parameters, args_shapes, strict=False)), **kwargs_shapes}
     if program.example.args and not program.example.kwargs:
         shapes = tuple(args_shapes)
     return torch.export.export(

@@ -60,10 +60,9 @@ class FuseAttention(Pass):
         misses: list[Miss] = []
         for softmax in [node for node in program.graph.nodes if is_call(node, aten.softmax)]:
             found = recognise(softmax, program.state)
-            if isinstance(found, Attention):
-                found = self._fuse(found, program.state, rewriter)
-            if isinstance(found, Miss):
-                misses.append(found)
+            miss = self._fuse(found, program.state, rewriter) if isinstance(found, Attention) else found
+            if miss is not None:
+                misses.append(miss)
         self._simplify_masks(program, rewriter)
         remove_dead(program, rewriter)
         misses.sort(key=lambda miss: -miss.score)

@@ -27,7 +27,8 @@ def einsum_as_matmul(node: Node, edit: Edit) -> Any:
     if terms is None:
         return None
     left, right, result = terms
-    a, b = node.args[1]  # type: ignore[misc]
+    operands: Any = node.args[1]
+    a, b = operands
     batch = [dim for dim in result if dim in left and dim in right]
     inner = [dim for dim in left if dim in right and dim not in result]
     rows = [dim for dim in result if dim in left and dim not in right]

@@ -32,7 +32,7 @@ def squeeze_of_unsqueeze(node: Node, edit: Edit) -> Any:
     rank = len(shape_of(source) or ())
     if not is_call(source, aten.unsqueeze) or not rank:
         return None
-    same = int(node.args[1]) % rank == int(source.args[1]) % rank  # type: ignore[call-overload]
+    same = bound(node)["dim"] % rank == bound(source)["dim"] % rank
     return source.args[0] if same else None
 
 
@@ -43,7 +43,8 @@ def unsqueeze_of_squeeze(node: Node, edit: Edit) -> Any:
     if not is_call(source, aten.squeeze.dim):
         return None
     inner = source.args[0]
-    same_axis = int(node.args[1]) % len(shape_of(node) or (0,)) == int(source.args[1]) % len(shape_of(inner) or (0,))  # type: ignore[call-overload]
+    new, old = shape_of(node) or (0,), shape_of(inner) or (0,)
+    same_axis = bound(node)["dim"] % len(new) == bound(source)["dim"] % len(old)
     return inner if same_axis and same_shape(shape_of(inner) or (), shape_of(node) or ()) else None
 
 

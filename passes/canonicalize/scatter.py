@@ -30,7 +30,7 @@ def scatter_back(view: Node, root: Node, new: Node, edit: Edit) -> Node | None:
     """`root` with the elements seen through `view` replaced by `new`; None if the view has no inverse."""
     while view is not root:
         if view.target is operator.getitem:
-            parts, index = view_source(view), int(view.args[1])  # type: ignore[call-overload]
+            parts, index = view_source(view), int(bound(view)["arg1"])
             source = view_source(parts)
             scattered = _inverse_part(parts, index, source, new, edit)
         else:

@@ -109,7 +109,8 @@ def _swapped(node: Node) -> tuple[int, int] | None:
     if kind.rank < 2:
         return 0, 0
     if is_call(node, aten.transpose, aten.swapaxes, aten.swapdims):
-        first, second = (int(dim) % kind.rank for dim in node.args[1:3])  # type: ignore[call-overload]
+        dims: Any = node.args[1:3]
+        first, second = (int(dim) % kind.rank for dim in dims)
         return min(first, second), max(first, second)
     if is_call(node, aten.mT, aten.adjoint):
         return kind.rank - 2, kind.rank - 1
