@@ -24,7 +24,13 @@ def _half_gated(x: Any, gate: Any) -> Expr:
 
 def _one_plus(x: Any) -> Expr:
     any_type = {"dtype": ..., "layout": ..., "device": ..., "pin_memory": ..., "memory_format": ...}
-    return aten.add(x, any_of(1, aten.ones_like(..., **any_type), aten.full_like(..., 1, **any_type)))
+    ones = any_of(aten.ones_like(..., **any_type), aten.full_like(..., 1, **any_type), _full(1))
+    return aten.add(x, any_of(1, ones))
+
+
+def _full(value: Any) -> Expr:
+    """A tensor of any shape filled with a number."""
+    return aten.full.default(..., value, dtype=..., layout=..., device=..., pin_memory=...)
 
 
 def _check_type(m: Match) -> None:

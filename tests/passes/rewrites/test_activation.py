@@ -36,7 +36,7 @@ def test_spellings(trace, name, spell, op):
 
     program = trace(spell, X, dynamic=(0,))
     result = Pipeline("canonicalize,fuse-activation").run(program, [Validate()])
-    calls = [node for node in result.program.nodes if node.op == "call_function"]
+    calls = [n for n in result.program.nodes if n.op == "call_function" and torch.is_tensor(n.meta["val"])]
     assert [str(node.target) for node in calls] == [f"aten.{op}.default"]
     assert (calls[0].kwargs.get("approximate") == "tanh") == (name in TANH)
     # constants that models cut short (0.79788456) differ by 1e-9

@@ -125,7 +125,7 @@ def test_wrong_rewrites_are_found_and_undone(trace, rule, spell, x):
 def test_weights_that_happen_to_be_equal_do_not_hide_an_error(trace_module):
     """Parameters are drawn anew: the example would not have shown it."""
     program = Pipeline("canonicalize").run(trace_module(Pair(), X)).program
-    fused = Pipeline([SwappedWeights]).run(program).program
+    fused = Pipeline([SwappedWeights]).run(program, validate=False).program
     torch.testing.assert_close(fused.run(X), program.run(X))
     with pytest.raises(MismatchError, match="SwappedWeights"):
         Pipeline([SwappedWeights]).run(program, [Validate()])
