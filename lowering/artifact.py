@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from graphwright.ir.errors import FileFormatError
+from graphwright.ir.errors import FileFormatError, GraphwrightError
+from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.interface_json import interface_to_json
 
@@ -67,6 +68,14 @@ class Artifact(ABC):
             InputError: The arguments do not fit, or the artifact was loaded without the original's signature.
         """
         return self.interface.unflatten(self.run(**self.interface.flatten(*args, **kwargs)))
+
+    def snapshot(self) -> Snapshot:
+        """Picture of what was emitted, operators under the names that `provenance` has.
+
+        Raises:
+            GraphwrightError: This kind of artifact has no graph to show.
+        """
+        raise GraphwrightError(f"artifacts of {self.target} have no graph that can be compared")
 
     @abstractmethod
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

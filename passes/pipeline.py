@@ -270,6 +270,12 @@ def _from_call(call: Call) -> Iterator[Pass]:
             yield build(item, call)
 
 
+def flat_passes(passes: Sequence[Pass]) -> Iterator[Pass]:
+    """The passes with those inside of a Repeat in its place, once."""
+    for pass_ in passes:
+        yield from flat_passes(pass_.body) if isinstance(pass_, Repeat) else (pass_,)
+
+
 def _rounds(passes: Sequence[Pass]) -> Iterator[Pass]:
     """The passes with two rounds of each Repeat: the second shows what the first one breaks."""
     for pass_ in passes:

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from graphwright.ir.node import op_name
 from graphwright.ir.program import Program
+from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
 from graphwright.lowering.interface import Interface
@@ -35,6 +36,10 @@ class EagerArtifact(Artifact):
     def module(self) -> GraphModule:
         """The generated code: its `forward` takes the tensor inputs, then the weights."""
         return self._function.plain.module
+
+    def snapshot(self) -> Snapshot:
+        """Picture of the program."""
+        return Snapshot.of(self.program)
 
     def flat(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Run on tensors in the order of `input_names`, without checks; returns all flat results of the program."""

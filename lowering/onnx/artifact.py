@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from graphwright.ir.errors import MissingDependencyError
+from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.interface import Interface
 
@@ -72,6 +73,12 @@ class OnnxArtifact(Artifact):
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="graphwright-")
             self.path = write_model(self.model, Path(self._scratch.name), self.external_bytes)
         return self.path
+
+    def snapshot(self) -> Snapshot:
+        """Picture of the ONNX model."""
+        from graphwright.lowering.onnx.snapshot import onnx_snapshot, read_onnx
+
+        return onnx_snapshot(self.model) if self.path is None else read_onnx(self.path)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         wanted = {entry.name for entry in self.session.get_inputs()}

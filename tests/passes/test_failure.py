@@ -119,7 +119,7 @@ def test_the_error_names_pass_rule_site_and_source_line(program, tmp_path, step,
     assert "test_failure.py:" in text
 
 
-@pytest.mark.parametrize("step", [FailsAfterOne(after=1), FailsAfterOne(after=0), Fails, doubles])
+@pytest.mark.parametrize("step", [FailsAfterOne(after=0), Fails, doubles])
 def test_the_folder_fails_alone_in_the_same_way(program, tmp_path, step):
     error, folder = fail(program, step, tmp_path)
     done = reproduce(folder)
