@@ -32,6 +32,13 @@ _QUESTIONS: dict[Any, Callable[[Any], Any]] = {
     torch.Tensor.tolist: torch.Tensor.tolist,
 }
 _INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+_SIZED = (
+    torch.nn.functional.pad,
+    torch.Tensor.view,
+    torch.Tensor.reshape,
+    torch.Tensor.expand,
+    torch.Tensor.repeat,
+)
 
 
 class NoAnswer(Exception):
@@ -45,17 +52,24 @@ class _Questions(TorchFunctionMode):
         cast = _QUESTIONS.get(func)
         if cast is not None:
             return self.answer(args[0], cast)
-        sizes = self._bounds if func in _INDEXING else self._sizes
-        return func(*(sizes(arg) for arg in args), **{name: sizes(arg) for name, arg in (kwargs or {}).items()})
+        if func is torch.div and _divides_sizes(args, kwargs or {}):
+            return args[0] // args[1]
+        if func in _SIZED:
+            args = (args[0], *self._mixed(args[1:]))
+        convert = self._bounds if func in _INDEXING else self._list if func in _SIZED else self._mixed
+        return func(*(convert(arg) for arg in args), **{name: convert(arg) for name, arg in (kwargs or {}).items()})
 
     def answer(self, tensor: torch.Tensor, cast: Callable[[Any], Any]) -> Any:
         """The Python value of a tensor."""
         raise AssertionError("a subclass answers")
 
-    def _sizes(self, arg: Any) -> Any:
-        """Sizes with numbers in place of the integer tensors among them."""
+    def _mixed(self, arg: Any) -> Any:
+        """A list of numbers and integer tensors, such as a shape, with numbers in place of the tensors."""
         mixed = type(arg) in (tuple, list) and any(isinstance(item, (int, torch.SymInt)) for item in arg)
-        return type(arg)(self._size(item) for item in arg) if mixed else arg
+        return self._list(arg) if mixed else arg
+
+    def _list(self, arg: Any) -> Any:
+        return type(arg)(self._size(item) for item in arg) if type(arg) in (tuple, list) else arg
 
     def _bounds(self, index: Any) -> Any:
         """An index with numbers in place of integer tensors as the bounds of slices."""
@@ -105,6 +119,16 @@ class Replayer(_Questions):
         place = f"{file.rsplit('/', 1)[-1]}:{line}"
         torch.ops.graphwright.require.default(same.all() if same.dim() else same, str(value)[:200], place)
         return value
+
+
+def _divides_sizes(args: Any, kwargs: Any) -> bool:
+    """Whether `torch.div` is called on two sizes, where it rounds as `//` does but gives a tensor."""
+    numbers = len(args) == 2 and all(isinstance(arg, (int, torch.SymInt)) for arg in args)
+    return numbers and (kwargs == {"rounding_mode": "floor"} or _truncates(args, kwargs))
+
+
+def _truncates(args: Any, kwargs: Any) -> bool:
+    return kwargs == {"rounding_mode": "trunc"} and bool(args[0] >= 0) and bool(args[1] > 0)
 
 
 def _asker() -> tuple[str, int]:

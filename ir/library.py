@@ -4,7 +4,7 @@
 |---|---|
 | `graphwright::attention` | attention with what `aten.scaled_dot_product_attention` cannot express: soft-capped scores, sinks |
 | `graphwright::rotary_embedding` | rotary position embedding of queries or keys, whole or partial, halves or interleaved |
-| `graphwright::require` | nothing: it refuses inputs that answer a question about values otherwise than the captured ones |
+| `graphwright::require` | nothing: it refuses inputs whose values lead to another path than the captured one |
 
 The references of those that compute are composite: autograd, fake tensors and torch.export see through them, and
 `decompose` gives targets that lack the op the same ATen ops. `require` is an effect: no pass removes it.
