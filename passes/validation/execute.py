@@ -29,13 +29,15 @@ def run(nodes: Sequence[NodeRecord], leaves: Mapping[str, Any], wide: bool) -> d
     Args:
         nodes: Calls and state reads; what they read comes before them or is a leaf.
         leaves: Values by name.
-        wide: Compute in double precision: every floating-point dtype that an op is given becomes float64.
+        wide: Compute in double precision: every floating-point dtype that an op is given becomes float64, and what it
+            makes of integers in the default dtype too.
     """
     values = dict(leaves)
     for node in nodes:
         args = [_argument(value, values, wide) for value in node.args]
         kwargs = {key: _argument(value, values, wide) for key, value in node.kwargs}
-        values[node.name] = resolve_target(node.target)(*args, **kwargs)
+        result = resolve_target(node.target)(*args, **kwargs)
+        values[node.name] = pytree.tree_map(widened, result) if wide else result
     return values
 
 

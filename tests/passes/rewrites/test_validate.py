@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from graphwright.frontends.capture import capture
 from graphwright.ir.errors import MismatchError
 from graphwright.passes.patterns import Rule, aten
 from graphwright.passes.pipeline import Pipeline
@@ -194,3 +195,16 @@ def test_duplicates_and_constants(trace):
     result = Pipeline("canonicalize").run(trace(spell, X, c=torch.tensor(3.0)), [Validate()])
     notes = result.trace.records[0].notes["validated"]
     assert notes["rewrites"] >= 3 and not notes["unchecked"]
+
+
+class DividedPositions(nn.Module):
+    """Integers that become floats in the default dtype, and a constant of the default dtype."""
+
+    def forward(self, ids):
+        return ids.type_as(ids / 128), ids + torch.arange(0, 1, 0.25)
+
+
+def test_floats_made_of_integers_are_compared_in_one_precision():
+    program = capture(DividedPositions().eval(), (torch.randint(9, (3, 4)),))
+    result = Pipeline("canonicalize").run(program, [Validate()])
+    assert {"Cast", "FoldConstants"} <= {rewrite.rule for rewrite in result.trace.records[0].rewrites}
