@@ -10,8 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from graphwright.frontends.axes import automatic, parameter_leaves
-from graphwright.frontends.export import export_program
 from graphwright.frontends.naming import name_dims
+from graphwright.frontends.smallest import export_checked
 from graphwright.frontends.tasks import is_pretrained, parse_task
 from graphwright.ir.errors import CaptureError, FileFormatError, InputError
 from graphwright.ir.program import Program
@@ -55,7 +55,7 @@ def capture(
     if task is not None:
         raise InputError("task= selects made-up inputs", why="inputs were given, or this is no transformers model")
     args, kwargs = _call(model, inputs)
-    return export_program(model, args, kwargs, dynamic=dynamic, name=name)
+    return export_checked(model, args, kwargs, dynamic=dynamic, name=name)
 
 
 def _call(model: torch.nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -80,7 +80,7 @@ def _from_pretrained(model: Any, dynamic: Any, task: str | None, name: str | Non
     inputs = example_inputs(model, task)
     if past:
         inputs = with_past(model, inputs)
-    return export_program(model, (), inputs.values, dynamic=dynamic, suggested=suggested_axes(inputs), name=name)
+    return export_checked(model, (), inputs.values, dynamic=dynamic, suggested=suggested_axes(inputs), name=name)
 
 
 def from_exported_program(exported: ExportedProgram, inputs: Any = None, *, name: str | None = None) -> Program:

@@ -83,7 +83,7 @@ def strip_frames(graph: Graph) -> None:
 def untouched(model: torch.nn.Module) -> Iterator[None]:
     """Undo what a run or trace of `forward` does to the modules, their config and buffers, and the random state."""
     containers = _containers(vars(holder) for holder in [*model.modules(), *_configs(model)])
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_inference()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
@@ -91,10 +91,8 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
         finally:
             for container, content in containers:
                 _restore(container, content)
-            with torch.no_grad():
-                for buffer, version, content in buffers:
-                    if buffer._version != version:
-                        buffer.copy_(content)
+            for buffer, content in buffers:
+                buffer.data.copy_(content)  # batch norm changes buffers and leaves their version as it is
 
 
 def _configs(model: torch.nn.Module) -> Iterator[Any]:
