@@ -199,18 +199,12 @@ def _check_expressions(port: Port, tensor: torch.Tensor, sizes: Mapping[str, int
 
 
 def _dims(program: Program, inputs: list[Port], leaves: list[Any]) -> dict[str, DimInfo]:
-    """The program's dimensions. One that only caches have may be 0: the cache is empty before the first token."""
+    """The program's dimensions, with their sizes in the captured example."""
     seen: dict[str, int] = {}
-    outside: set[str] = set()
     for port in inputs:
         for name, size in zip(port.shape, leaves[port.leaf].shape, strict=True):
             seen.setdefault(str(name), int(size))
-            if not port.name.startswith("past_key_values."):
-                outside.add(str(name))
-    return {
-        dim.name: DimInfo(dim.min if dim.name in outside else 0, dim.max, seen.get(dim.name, max(dim.min, 2)))
-        for dim in program.dims
-    }
+    return {dim.name: DimInfo(dim.min, dim.max, seen.get(dim.name, max(dim.min, 2))) for dim in program.dims}
 
 
 def _tensor(node: Any, numbers: bool = False) -> bool:
