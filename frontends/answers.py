@@ -176,7 +176,7 @@ def settle(program: Program) -> list[str]:
         if all(_is_fixed(program, source) and source not in written for source in sources):
             _erase(program, [node])
     program.touch()
-    return [f"{node.args[2]} is {node.args[1]}" for node in _requirements(program.graph)]
+    return list(dict.fromkeys(f"{node.args[2]} finds {node.args[1]}" for node in _requirements(program.graph)))
 
 
 def _requirements(graph: Graph) -> list[Node]:

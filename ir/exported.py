@@ -15,6 +15,7 @@ from graphwright.ir.program import Dim, Program, State
 from graphwright.ir.signature import Example, Signature
 
 _UNBOUNDED = 2**31
+_VMAP = "torch._functorch.predispatch"
 
 
 def from_exported(exported: ExportedProgram, *, example: Example, names: Mapping[str, str], name: str) -> Program:
@@ -26,6 +27,7 @@ def from_exported(exported: ExportedProgram, *, example: Example, names: Mapping
         names: Symbol -> dimension name; symbols without a name are called by their symbol.
         name: Name of the program, usually the model's class.
     """
+    exported = _without_vmap(exported)
     module = exported.module(check_guards=False)
     in_spec, out_spec = exported.call_spec.in_spec, exported.call_spec.out_spec
     if in_spec is None or out_spec is None:
@@ -43,6 +45,16 @@ def from_exported(exported: ExportedProgram, *, example: Example, names: Mapping
         name=name,
         training=False,
     )
+
+
+def _without_vmap(exported: ExportedProgram) -> ExportedProgram:
+    """Replace each traced `vmap` by what it computes.
+
+    torch.export records the entering and leaving of a `vmap` as calls, with values between that cannot be used
+    outside; tracing the graph once more leaves ATen ops only. No op is decomposed.
+    """
+    mapped = any(getattr(node.target, "__module__", None) == _VMAP for node in exported.graph.nodes)
+    return exported.run_decompositions({}) if mapped else exported
 
 
 def _parameters(exported: ExportedProgram, example: Example) -> tuple[str, ...]:
