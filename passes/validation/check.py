@@ -128,7 +128,7 @@ class _Side:
             raise Unchecked(f"%{record.name} has over {LARGEST} elements")
         masked, lowest = self.trial.masked, self.trial.lowest if record.name in self._additive else None
         masked = masked and (lowest is not None or record.op == "placeholder" or kind.dtype == torch.bool)
-        return Draw(tuple(kind.shape), kind.dtype, seed, self.trial.scale, masked, lowest)
+        return Draw(tuple(kind.shape), kind.dtype, seed, self.trial.scale, masked, lowest, self.trial.kept)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, tuple):

@@ -26,6 +26,7 @@ class Draw:
         seed: Where its generator starts.
         scale: Factor of floating-point values.
         masked: Make rows of a mask: row 0 is all masked, row 1 masked on the right, the last row kept.
+        kept: All ones, for masks that keep everything.
         lowest: What an additive mask has where it is masked; None for tensors that are not additive masks.
     """
 
@@ -35,6 +36,7 @@ class Draw:
     scale: float = 1.0
     masked: bool = False
     lowest: float | None = None
+    kept: bool = False
 
     def tensor(self) -> torch.Tensor:
         """Draw it."""
@@ -43,6 +45,8 @@ class Draw:
             keep = masked_rows(torch.randint(0, 2, self.shape, generator=generator), self.masked)
             return torch.where(keep == 1, 0.0, self.lowest).to(self.dtype)
         if not self.dtype.is_floating_point and not self.dtype.is_complex:
+            if self.kept:
+                return torch.ones(self.shape, dtype=self.dtype)
             return masked_rows(torch.randint(0, 2, self.shape, generator=generator), self.masked).to(self.dtype)
         values = torch.randn(self.shape, generator=generator, dtype=torch.float32)
         return (values * self.scale).to(self.dtype)
