@@ -136,7 +136,8 @@ def test_a_vmap_is_traced_through():
     torch.testing.assert_close(made.run(x, mask=mask), Mapped()(x, mask), rtol=0, atol=1e-12)
 
 
-def test_a_model_that_looks_for_padding():
+@pytest.mark.slow
+def test_a_model_that_looks_for_global_attention():
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LEDConfig(
