@@ -13,7 +13,7 @@ from graphwright.passes.numerics import difference
 PASSES = "fuse-norm,fuse-activation,fuse-rotary,conv1d-to-linear,fuse-bias,merge-linears,div-to-mul,fold-batch-norm"
 FIRED = {
     "bert": {"MergeLinears": 2},
-    "gpt2": {"TanhGelu": 2, "Conv1dToLinear": 8},
+    "gpt2": {"TanhGelu": 2, "Conv1dToLinear": 6, "AddmmToLinear": 2},
     "llama": {"RmsNormWeighted": 5, "Rotary": 4, "MergeLinears": 4},
     "gemma": {"RmsNormWeighted": 5, "Rotary": 4, "MergeLinears": 4},
     "qwen3": {"RmsNormWeighted": 9, "Rotary": 4, "MergeLinears": 4},
