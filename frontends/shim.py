@@ -109,9 +109,9 @@ def _containers(roots: Iterable[Any]) -> list[tuple[Any, Any]]:
     while waiting:
         container = waiting.pop()
         if isinstance(container, _CONTAINERS) and id(container) not in found:
-            mapping = isinstance(container, dict)
-            found[id(container)] = (container, dict(container) if mapping else list(container))
-            waiting += container.values() if mapping else container
+            content: Any = dict(container) if isinstance(container, dict) else list(container)
+            found[id(container)] = (container, content)
+            waiting += content.values() if isinstance(content, dict) else content
     return list(found.values())
 
 
