@@ -175,7 +175,7 @@ def test_wrong_dynamic(dynamic, text):
 
 def test_data_dependent_branch_is_located():
     with pytest.raises(CaptureError) as caught:
-        capture(Branching(), torch.randn(3, 5))
+        export.export_program(Branching(), (torch.randn(3, 5),), assume=False)
     assert caught.value.at == line_of(Branching, "if x.sum()")
     assert "attempt 'non-strict'" in caught.value.what
     assert "then 'strict' failed" in str(caught.value)
