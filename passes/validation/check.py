@@ -126,9 +126,10 @@ class _Side:
             return kind
         if kind.numel() > LARGEST:
             raise Unchecked(f"%{record.name} has over {LARGEST} elements")
+        scale = 1.0 if record.op == "get_attr" else self.trial.scale
         masked, lowest = self.trial.masked, self.trial.lowest if record.name in self._additive else None
         masked = masked and (lowest is not None or record.op == "placeholder" or kind.dtype == torch.bool)
-        return Draw(tuple(kind.shape), kind.dtype, seed, self.trial.scale, masked, lowest, self.trial.kept)
+        return Draw(tuple(kind.shape), kind.dtype, seed, scale, masked, lowest, self.trial.kept)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, tuple):

@@ -25,6 +25,7 @@ class History:
         self._known: dict[str, NodeRecord] = {}
         self._renamed: dict[str, str] = {}
         self._derived: dict[str, bool] = {}
+        self._readers: dict[str, list[str]] = {}
         for record in nodes:
             self._add(record)
 
@@ -36,6 +37,19 @@ class History:
             self._known.pop(name, None)
         for record in rewrite.added:
             self._add(record)
+        for old, new in rewrite.replaced:
+            if self._derived.get(new, False) and not self._derived.get(old, True):
+                self._spread(old)
+
+    def _spread(self, name: str) -> None:
+        """A value turned out to be derived: so may be those that read it."""
+        stack = [name]
+        while stack:
+            for reader in self._readers.get(stack.pop(), ()):
+                record = self._known.get(reader)
+                if record is not None and not self._derived[reader] and self._computed_from_indices(record):
+                    self._derived[reader] = True
+                    stack.append(reader)
 
     def is_derived(self, name: str) -> bool:
         """Whether a value depends on no parameter and no floating-point input."""
@@ -112,6 +126,8 @@ class History:
     def _add(self, record: NodeRecord) -> None:
         self._known[record.name] = record
         self._derived[record.name] = self._computed_from_indices(record)
+        for source in record.inputs():
+            self._readers.setdefault(source, []).append(record.name)
 
     def _computed_from_indices(self, record: NodeRecord) -> bool:
         """Whether a value depends on no parameter and no floating-point input: masks, positions, cosines."""

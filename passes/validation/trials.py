@@ -23,7 +23,7 @@ class Trial:
         label: What it is about, for messages.
         sizes: Size of each dimension.
         wide: Compute in float64, whatever the dtypes of the region.
-        scale: Factor of floating-point inputs.
+        scale: Factor of floating-point inputs; weights are left at 1.
         masked: Masks have rows that keep nothing, and rows padded on the right.
         lowest: What additive masks have where they are masked; None for random values.
         kept: Masks keep everything.
@@ -77,7 +77,7 @@ def trials(region: Region, sizes: Sequence[Mapping[str, int]], tolerance: float)
     kinds = {record.type.partition("[")[0] for record in region.records()}
     floats = kinds & {"f64", "f32", "f16", "bf16"}
     # In half precision a row that is masked throughout is uniform where scores vanish against the mask (float16 holds
-    # -65504 + 8 as -65504), and not where the fused op adds in float32: nobody reads such a row, so none is tried.
+    # -65504 + 8 as -65504), and not where the fused op adds in float32. Nobody reads such a row, so none is tried.
     native = replace(first, wide=False, kept=True)
     half = max((_HALF[kind] for kind in floats if kind in _HALF), default=0.0)
     # A row that keeps nothing is uniform in the model. The fused op adds the mask in half precision, which does not
