@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphwright.ir.errors import GraphwrightError, MismatchError
 from graphwright.ir.program import Program
-from graphwright.passes.base import FunctionPass, RulePass, pass_name
+from graphwright.passes.base import FunctionPass, pass_name
 
 if TYPE_CHECKING:
     from graphwright.passes.base import Pass
@@ -83,8 +83,8 @@ def script(pass_: Pass, error: Exception) -> str:
 
 def _steps(pass_: Pass) -> str:
     """Lines that give `step`: the pass by its text, after the import of the module that defines it."""
-    item = pass_.function if isinstance(pass_, FunctionPass) else pass_.rule if isinstance(pass_, RulePass) else pass_
-    home = item if hasattr(item, "__qualname__") else type(item)
+    item: Any = pass_.function if isinstance(pass_, FunctionPass) else getattr(pass_, "rule", pass_)
+    home: Any = item if hasattr(item, "__qualname__") else type(item)
     lines = []
     if not home.__module__.startswith("graphwright."):
         path = getattr(sys.modules.get(home.__module__), "__file__", None) or ""

@@ -80,7 +80,7 @@ def test_numerics_accepts_rounding_and_notes_it(program):
 
 def test_numerics_names_pass_rule_and_first_wrong_site(program):
     with pytest.raises(MismatchError) as caught:
-        Pipeline([approximate_last]).run(program, [Numerics()])
+        Pipeline([approximate_last]).run(program, [Numerics()], validate=False)
     text = str(caught.value)
     assert "approximate_last" in text
     assert "rule Approximate" in text
