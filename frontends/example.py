@@ -128,7 +128,8 @@ class _Builder:
 
     def tokens(self, *shape: int) -> torch.Tensor:
         """Token numbers, none of which means something special."""
-        special = {value for name, value in settings(self.config) if name.endswith(("_token_id", "_token_index"))}
+        ids = [value for name, value in settings(self.config) if name.endswith(("_token_id", "_token_index"))]
+        special = {item for value in ids for item in (value if isinstance(value, (list, tuple)) else [value])}
         plain = [i for i in range(min(self.vocabulary(), 1000)) if i not in special] or [0]
         picks = torch.randint(len(plain), shape, generator=self.random)
         return torch.tensor(plain)[picks].to(self.model.device)
@@ -145,7 +146,7 @@ class _Builder:
         ids = self.tokens(self.batch, self.lengths[0])
         end = getattr(self.text, "eos_token_id", None)
         if self.task in ("text-classification", "question-answering") and is_encoder_decoder(self.model):
-            ids[:, -1] = int(end or 0)
+            ids[:, -1] = int((end[0] if isinstance(end, (list, tuple)) else end) or 0)
         self.inputs.add("input_ids", ids, "batch", "sequence")
 
     def attention_mask(self) -> None:

@@ -235,3 +235,14 @@ def test_inputs_that_no_config_tells():
     )
     with pytest.raises(CaptureError, match=r"(?s)fails on the example inputs.*visual_feats.*capture\(model, inputs\)"):
         capture(transformers.LxmertModel(config))
+
+
+def test_several_end_tokens_are_all_special():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=6,
+        eos_token_id=[2, 3],
+    )  # fmt: skip
+    ids = capture(LlamaForCausalLM(config).eval()).example.kwargs["input_ids"]
+    assert not torch.isin(ids, torch.tensor([2, 3])).any()
