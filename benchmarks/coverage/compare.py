@@ -50,23 +50,28 @@ def compare(row: Row, model: torch.nn.Module, captured: Program, optimised: Prog
 
 
 def _record(row: Row, case: Case, expected: list[Any], after: Callable[..., Any], others: _Others) -> None:
+    value = _difference(after, case, expected)
+    if isinstance(value, float) and FLOAT32 > value > TOLERANCE:
+        value = _difference(others.unfolded, case, expected)
+    if isinstance(value, float):
+        row.differences[case.name] = value
+        if value <= TOLERANCE or value <= ROUNDINGS * difference(expected, _run(others.disturbed, case), case.mask):
+            return
+    captured = _difference(others.captured, case, expected)
+    blame = "passes" if isinstance(captured, float) and captured <= TOLERANCE else "capture"
+    row.wrong[case.name] = f"{_show(value)} in the {blame} (before the passes: {_show(captured)})"
+
+
+def _difference(function: Callable[..., Any], case: Case, expected: list[Any]) -> float | str:
+    """The difference, or what is raised."""
     try:
-        value = difference(expected, _run(after, case), case.mask)
-        if FLOAT32 > value > TOLERANCE:
-            value = difference(expected, _run(others.unfolded, case), case.mask)
+        return difference(expected, _run(function, case), case.mask)
     except Exception as error:
-        row.wrong[case.name] = f"optimised raises {_text(error)}"
-        return
-    row.differences[case.name] = value
-    if value <= TOLERANCE or value <= ROUNDINGS * difference(expected, _run(others.disturbed, case), case.mask):
-        return
-    try:
-        captured = difference(expected, _run(others.captured, case), case.mask)
-    except Exception as error:
-        row.wrong[case.name] = f"{value:.1e} (captured raises {_text(error)})"
-        return
-    blame = "in the capture" if captured > TOLERANCE else "in the passes"
-    row.wrong[case.name] = f"{value:.1e} {blame} ({captured:.1e} before the passes)"
+        return _text(error)
+
+
+def _show(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.1e}"
 
 
 class _Others:

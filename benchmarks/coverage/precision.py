@@ -24,6 +24,15 @@ class Float64(TorchDispatchMode):
     a difference is an error.
     """
 
+    def __enter__(self) -> Float64:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        torch.set_default_dtype(self._default)
+        super().__exit__(*exception)
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
