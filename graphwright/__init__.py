@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from graphwright.passes.registry import pass_names, register_pass
     from graphwright.passes.result import Result
     from graphwright.passes.trace import Trace
+    from graphwright.passes.validate import Validate
     from graphwright.runtime.optimize import optimize, restore
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ _MODULES = {
     "graphwright.passes.registry": ("pass_names", "register_pass"),
     "graphwright.passes.result": ("Result",),
     "graphwright.passes.trace": ("Trace",),
+    "graphwright.passes.validate": ("Validate",),
     "graphwright.runtime.optimize": ("optimize", "restore"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

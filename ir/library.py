@@ -2,8 +2,8 @@
 
 | op | what it computes |
 |---|---|
-| `graphwright::attention` | attention with what `aten.scaled_dot_product_attention` cannot express: soft-capped scores, sinks |
-| `graphwright::rotary_embedding` | rotary position embedding of queries or keys, whole or partial, halves or interleaved |
+| `graphwright::attention` | attention that ATen's op cannot express: soft-capped scores, sinks |
+| `graphwright::rotary_embedding` | rotary embedding of queries or keys, whole or partial, halves or interleaved |
 | `graphwright::require` | nothing: it refuses inputs whose values lead to another path than the captured one |
 
 The references of those that compute are composite: autograd, fake tensors and torch.export see through them, and

@@ -18,6 +18,7 @@ OpOverload = torch._ops.OpOverload
 OpPacket = torch._ops.OpOverloadPacket
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+_NO_MODULE = "_empty_nn_module_stack"  # torch's stand-in for nodes that no module made
 _WEIGHTLESS_FRAMES = ("/torch/nn/", "/torch/utils/", "/torch/export/", "/torch/_", "/torch/fx/", "/torch/autograd/")
 
 
@@ -108,8 +109,8 @@ def module_path(node: Node) -> str:
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    path = next(reversed(stack.values()))[0]
-    return str(path)
+    path = str(next(reversed(stack.values()))[0])
+    return "" if path.startswith(_NO_MODULE) else path
 
 
 def frames(node: Node) -> Iterator[tuple[str, int, str]]:
