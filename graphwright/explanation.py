@@ -87,13 +87,13 @@ def explain(program: Program, what: Any = "default", *, shown: int = 5) -> Any:
     """
     from graphwright.passes.patterns.explain import explain as explain_rules
     from graphwright.passes.patterns.rule import Rule
-    from graphwright.passes.pipeline import Pipeline
+    from graphwright.passes.pipeline import Pipeline, flat_passes
 
     rules = list(what) if isinstance(what, (list, tuple)) else [what]
     if all(isinstance(rule, Rule) or (isinstance(rule, type) and issubclass(rule, Rule)) for rule in rules):
         return explain_rules(program, rules, shown=shown)
     scratch = program.clone()
-    return Explanation(tuple(_findings(pass_, scratch) for pass_ in Pipeline(what).passes), shown)
+    return Explanation(tuple(_findings(pass_, scratch) for pass_ in flat_passes(Pipeline(what).passes)), shown)
 
 
 def _findings(pass_: Pass, program: Program) -> PassFindings:

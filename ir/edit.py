@@ -138,6 +138,8 @@ class Edit:
                 raise PassError(f"rule {self.rule} would change the type of a value", at=where(old), why=difference)
         for user in list(old.users):
             if user is not new and (users is None or users(user)):
+                if users is not None and user not in self.created_set:
+                    self.edited.setdefault(user, node_record(user, self.rewriter.names))
                 self._redirect(user, old, new)
         self.replaced.append((old.name, new.name if isinstance(new, Node) else repr(new)))
 

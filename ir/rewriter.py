@@ -75,6 +75,7 @@ class Rewriter:
         last = edit.anchor
         site, source = edit.path or _site(edit), edit.source or (source_line(last) if last is not None else "")
         removed = self._remove_dead(edit)
+        gone = {node.name for node in removed}
         edited = {node: before for node, before in edit.edited.items() if node not in removed}
         added = [node_record(node, self.names) for node in (*edit.created, *edited) if node not in removed]
         record = Rewrite(
@@ -84,7 +85,7 @@ class Rewriter:
             source=source,
             removed=(*(r for node, r in removed.items() if node not in edit.created_set), *edited.values()),
             added=tuple(added),
-            replaced=tuple((old, new) for old, new in edit.replaced),
+            replaced=tuple((old, new) for old, new in edit.replaced if new not in gone),
         )
         if not (record.removed or record.added or record.replaced):
             return

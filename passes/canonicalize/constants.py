@@ -40,11 +40,22 @@ def fold_constants(program: Program, rewriter: Rewriter, *, limit: int, skip: Co
             continue
         value = _evaluate(node, program, values)
         if isinstance(value, torch.Tensor) and value.numel() * value.element_size() <= limit:
-            with rewriter.site("FoldConstants", (node,)) as edit:
+            with rewriter.site("FoldConstants", _chain(node)) as edit:
+                edit.path = module_path(node)
                 edit.replace(node, edit.get_state(_name(node), value))
                 edit.erase(node)
             folded += 1
     return folded
+
+
+def _chain(node: Node) -> list[Node]:
+    """A constant and all that it is computed from."""
+    chain, stack = {node}, [node]
+    while stack:
+        fresh = [source for source in stack.pop().all_input_nodes if source not in chain]
+        chain.update(fresh)
+        stack.extend(fresh)
+    return sorted(chain)
 
 
 def _is_returned(node: Node) -> bool:

@@ -118,7 +118,8 @@ def _move_readers(node: Node, target: Node, root: Node, new_root: Node, edit: Ed
     for alias in [alias for alias in views_of(root) if alias < node and alias not in edit.created_set]:
         if any(node < user for user in alias.users):
             edit.replace(alias, _replay(alias, moved, edit), users=lambda user: node < user)
-    edit.replace(node, _replay(target, moved, edit))
+    if node.users:
+        edit.replace(node, _replay(target, moved, edit))
 
 
 def _replay(alias: Node, moved: dict[Node, Node], edit: Edit) -> Node:

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.edit import Edit
-from graphwright.ir.infer import same_shape
+from graphwright.ir.infer import same_shape, same_size
 from graphwright.ir.node import bound, is_call, shape_of, tensor_type, value_of
 from graphwright.passes.local import RuleTable
 
@@ -23,14 +23,31 @@ def reshape(node: Node, edit: Edit) -> Any:
     source: Any = node.args[0]
     if same_shape(shape_of(node) or (), shape_of(source) or (None,)):
         return source
-    if is_call(source, aten.reshape) and not _negative(node.args[1]):
+    if is_call(source, aten.reshape):
         return edit.call(aten.reshape.default, source.args[0], node.args[1])
     return None if is_call(node, aten.reshape) else edit.call(aten.reshape.default, source, node.args[1])
 
 
-def _negative(sizes: Any) -> bool:
-    """Whether one of the sizes is -1, which depends on the shape of the input."""
-    return any(isinstance(size, int) and size < 0 for size in sizes)
+@TABLE.local_rule(aten.flatten, aten.unflatten, aten.ravel, aten.view_as, aten.reshape_as)
+def reshape_spelling(node: Node, edit: Edit) -> Any:
+    """`flatten`, `unflatten` and the like are `reshape`."""
+    source, shape = node.args[0], shape_of(node)
+    if not isinstance(source, Node) or shape is None:
+        return None
+    sizes = _sizes(shape, source, edit)
+    return None if sizes is None else edit.call(aten.reshape.default, source, sizes)
+
+
+def _sizes(shape: tuple[Any, ...], source: Node, edit: Edit) -> list[Any] | None:
+    """A shape with -1 for the one symbolic size that `source` does not have; None if there are more of those."""
+    sizes: list[Any] = []
+    for size in shape:
+        own = next((i for i, have in enumerate(shape_of(source) or ()) if same_size(size, have)), None)
+        if isinstance(size, int):
+            sizes.append(size)
+        else:
+            sizes.append(-1 if own is None else edit.call(aten.sym_size.int, source, own))
+    return sizes if sizes.count(-1) <= 1 and 0 not in sizes else None
 
 
 @TABLE.local_rule(aten.expand)

@@ -79,7 +79,10 @@ class History:
             first, second = reached(old, before, shared), reached(new, after, shared)
             extra = [name for name in second if name not in first]
             wanted = [part for name in extra for part in self._path(list(first), name) or [name]]
-            added = self._computed(wanted)
+            # A value that was there before, derived or not, is equal to the old one only by what lies between them.
+            existing = [name for name in new if name in shared and name not in after]
+            wanted += [part for name in existing for part in self._path(list(first), name)]
+            added = {name: record for name, record in self._computed(wanted).items() if name not in shared}
             if not added:
                 break
             shared |= added
