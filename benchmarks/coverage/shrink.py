@@ -144,5 +144,5 @@ def _with_sections(rope: Settings) -> Settings:
     if "rope_type" not in rope and "rope_theta" not in rope:
         return {kind: _with_sections(inner) if isinstance(inner, dict) else inner for kind, inner in rope.items()}
     half = int(HEAD_WIDTH * rope.get("partial_rotary_factor", 1.0)) // 2
-    third = half // 3 or 1
-    return {**rope, "mrope_section": [max(half - 2 * third, 0), third, third]}
+    third = round(half / 3) or 1
+    return {**rope, "mrope_section": [third, third, half - 2 * third]}

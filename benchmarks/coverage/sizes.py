@@ -55,7 +55,7 @@ RULES = (
     _rule("width", WIDTH, "(.*_)?(hidden|embed|embedding|projection|proj|emb)_?(size|dim)s?"),
     _rule("width", WIDTH, "(.*_)?(projector|out|output|pooler|layer)_(hidden_)?(size|dim)(_.*)?"),
     _rule("width", WIDTH, "d_model", "n_embd", "dim", "width", "d_embed", "fpn_.*size", "mask_feature_size"),
-    _rule("width", WIDTH, "text_dim", "image_dim", ".*_model_dim"),
+    _rule("width", WIDTH, "text_dim", "image_dim", ".*_model_dim", "upsample_groups"),
     _rule("positions", POSITIONS, "(.*_)?max_(position_embeddings|(source|target|2d|length)_?position.*)"),
     _rule("positions", POSITIONS, "n_positions", "n_ctx", "max_seq_len(gth)?", "seq_length", "max_sequence_length"),
     _rule("positions", POSITIONS, "context_length", "original_max_position_embeddings"),

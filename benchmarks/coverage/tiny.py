@@ -15,7 +15,7 @@ from benchmarks.coverage.exceptions import overrides_of
 from benchmarks.coverage.shrink import shrunk
 from benchmarks.coverage.sizes import GROUPS
 
-LARGEST = 30_000_000
+LARGEST = 80_000_000
 _LEVELS = (
     GROUPS,
     GROUPS - {"stages"},
