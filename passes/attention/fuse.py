@@ -86,14 +86,16 @@ class FuseAttention(Pass):
         query, key = found.scores.query, _transposed(found.scores.key_transposed, edit)
         if bias.product_factor is not None:
             query = edit.aten.mul(query, bias.product_factor)
-        query, key = (_in_dtype(node, value_of(found.value).dtype, edit) for node in (query, key))
+        bias_node, causal = self._mask(bias.node, state)
+        dtype = _working_dtype(found, bias_node)
+        query, key, value = (_in_dtype(node, dtype, edit) for node in (query, key, found.value))
         leading = (shape_of(found.softmax) or ())[:-2]
         query, key = (_at_level(node, leading, edit) for node in (query, key))
-        value = _at_level(found.value, leading, edit)
+        value = _at_level(value, leading, edit)
         if bias.query_factor is not None:
             query = edit.aten.mul(query, bias.query_factor)
         flat = len(leading) == 1
-        mask, causal = self._mask(bias.node, value_of(query), state, edit)
+        mask = None if bias_node is None else _cast_mask(bias_node, dtype, edit)
         if flat:
             query, key, value = (edit.aten.unsqueeze(node, 0) for node in (query, key, value))
             mask = edit.aten.unsqueeze(mask, 0) if mask is not None and len(shape_of(mask) or ()) > 2 else mask
@@ -109,13 +111,10 @@ class FuseAttention(Pass):
             result = edit.aten.squeeze.dim(result, 0)
         return _like(result, found.output, edit)
 
-    def _mask(self, bias: Node | None, query: torch.Tensor, state: State, edit: Edit) -> tuple[Node | None, bool]:
-        if bias is None:
-            return None, False
-        verdict = judge(bias, state) if self.causal else "other"
-        if verdict != "other":
-            return None, verdict == "causal"
-        return _cast_mask(bias, query.dtype, edit), False
+    def _mask(self, bias: Node | None, state: State) -> tuple[Node | None, bool]:
+        """The bias that has to stay, and whether it stands for causality."""
+        verdict = judge(bias, state) if bias is not None and self.causal else "other"
+        return (bias, False) if verdict == "other" else (None, verdict == "causal")
 
     def _heads(self, query: Node, key: Node, value: Node, edit: Edit) -> tuple[Node, Node, bool]:
         """Keys and values with their own number of heads where that is fewer than the query's."""
@@ -201,8 +200,18 @@ def _transposed(key_transposed: Node, edit: Edit) -> Node:
     return edit.call(aten.transpose.int, key_transposed, rank - 2, rank - 1)
 
 
+def _working_dtype(found: Attention, bias: Node | None) -> torch.dtype:
+    """The dtype to compute in: that of the values, so that fused kernels apply.
+
+    A model that computes its scores in a wider one from narrower queries, and masks them, keeps the wider one: masks
+    that are added up there would leave the range of the narrower.
+    """
+    narrow, wide = value_of(found.value).dtype, value_of(found.scores.product).dtype
+    return wide if bias is not None and torch.promote_types(narrow, wide) != narrow else narrow
+
+
 def _in_dtype(node: Node, dtype: torch.dtype, edit: Edit) -> Node:
-    """Queries or keys in the dtype of the values: an upcast before the product is what the fused op does inside."""
+    """A value in another dtype; an upcast before the product is undone, it is what the fused op does inside."""
     while is_call(node, aten.to.dtype) and value_of(node).dtype != dtype:
         source = node.args[0]
         assert isinstance(source, Node)
