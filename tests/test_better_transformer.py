@@ -14,8 +14,8 @@ from benchmarks.coverage.rows import DONE
 
 ENCODERS = (
     "albert bart bert bert-generation camembert clip data2vec-text deit distilbert electra ernie fsmt hubert layoutlm"
-    " m2m_100 marian markuplm mbart prophetnet rembert roberta roc_bert roformer splinter tapas vilt vit vit_mae vit_msn"
-    " wav2vec2 xlm-roberta yolos"
+    " m2m_100 marian markuplm mbart prophetnet rembert roberta roc_bert roformer splinter tapas vilt vit vit_mae"
+    " vit_msn wav2vec2 xlm-roberta yolos"
 )
 DECODERS = "bark blenderbot blip-2 bloom codegen gpt2 gptj gpt_neo gpt_neox opt pegasus t5"
 
