@@ -39,8 +39,17 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
     scratch.replace(path)
 
 
+def _versions() -> str:
+    import torch
+    import transformers
+
+    return f"torch {torch.__version__.partition('+')[0]} and transformers {transformers.__version__}"
+
+
 def _report(rows: Sequence[Row]) -> Iterator[str]:
     yield _INTRODUCTION
+    yield f"The last rows were made with {_versions()}."
+    yield ""
     yield from _totals(rows)
     wrong = [row for row in rows if row.wrong]
     if wrong:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from graphwright.ir.node import module_path
+from graphwright.ir.infer import type_difference
+from graphwright.ir.node import module_path, value_of
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter, is_needed
 from graphwright.passes.canonicalize.noise import is_assert
@@ -42,7 +43,8 @@ def merge_duplicates(program: Program, rewriter: Rewriter, *, skip: Collection[N
         if key is None:
             continue
         earlier = first.setdefault(key, node)
-        if earlier is not node:
+        # Torch names each number that is read from data anew, so that their types differ.
+        if earlier is not node and type_difference(value_of(node), value_of(earlier)) is None:
             with rewriter.site("MergeDuplicates", (node,)) as edit:
                 edit.replace(node, earlier)
                 edit.erase(node)

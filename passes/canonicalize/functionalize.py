@@ -17,6 +17,7 @@ from graphwright.ir.errors import PassError
 from graphwright.ir.infer import same_shape
 from graphwright.ir.invariants import is_mutating, written_root
 from graphwright.ir.node import is_call, op_name, shape_of, value_of, where
+from graphwright.ir.overload import choose_overload
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.ir.views import is_view, view_root, view_source, views_of
@@ -95,9 +96,11 @@ def _functional_call(node: Node, target: Node, edit: Edit) -> Node | None:
     overload: Any = node.target
     name, variant = overload._schema.name.removeprefix("aten::"), overload._overloadname
     packet = getattr(aten, name.rstrip("_"), None)
-    if not name.endswith("_") or packet is None or variant not in packet.overloads():
+    if not name.endswith("_") or packet is None:
         return None
-    new = edit.call(getattr(packet, variant), *node.args, **node.kwargs)
+    same_name = variant in packet.overloads()
+    functional = getattr(packet, variant) if same_name else choose_overload(packet, node.args, dict(node.kwargs))
+    new = edit.call(functional, *node.args, **node.kwargs)
     wanted = value_of(target).dtype
     return new if value_of(new).dtype == wanted else edit.call(aten.to.dtype, new, wanted)
 
