@@ -64,16 +64,28 @@ class History:
         if not pairs:
             return None
         old, new = [pair[0] for pair in pairs], [pair[1] for pair in pairs if pair[1].isidentifier()]
-        shared = self._shared(old, new, before, after)
+        shared = self._upstream([a for a, b in pairs if b in after and after[b].op == "get_attr"], before)
+        self._add_shared(shared, old, new, before, after)
         outside = reached(old, before, shared) | reached(new, after, shared)
         leaves = {name: self._known[name] for name in outside if name in self._known}
         return Region(rewrite, before, after, shared, leaves, tuple(pairs))
 
-    def _shared(
-        self, old: list[str], new: list[str], before: dict[str, NodeRecord], after: dict[str, NodeRecord]
-    ) -> dict[str, NodeRecord]:
-        """Upstream nodes to run as well: masks and positions, and what relates inputs of the two sides."""
+    def _upstream(self, names: list[str], before: dict[str, NodeRecord]) -> dict[str, NodeRecord]:
+        """All that values which became constants are computed from."""
         shared: dict[str, NodeRecord] = {}
+        while added := self._computed(reached(names, before, shared)):
+            shared |= added
+        return shared
+
+    def _add_shared(
+        self,
+        shared: dict[str, NodeRecord],
+        old: list[str],
+        new: list[str],
+        before: dict[str, NodeRecord],
+        after: dict[str, NodeRecord],
+    ) -> None:
+        """Add upstream nodes to run as well: masks and positions, and what relates inputs of the two sides."""
         for _ in range(_ROUNDS):
             self._add_derived(shared, old, new, before, after)
             first, second = reached(old, before, shared), reached(new, after, shared)
@@ -86,7 +98,6 @@ class History:
             if not added:
                 break
             shared |= added
-        return shared
 
     def _add_derived(
         self,

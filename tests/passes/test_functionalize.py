@@ -502,7 +502,7 @@ def interpreter(steps):
     return run
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(step, min_size=2, max_size=10))
 def test_random_programs_of_views_and_writes(trace, steps):
     function = interpreter(steps)
