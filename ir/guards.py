@@ -51,7 +51,8 @@ def guards_of(graph: Graph) -> tuple[Guard, ...]:
 
 
 def _environment(graph: Graph) -> tuple[Any, set[Any]]:
-    env, symbols = None, set()
+    env: Any = None
+    symbols: set[Any] = set()
     for node in graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):

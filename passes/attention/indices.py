@@ -80,7 +80,8 @@ def move_axes(node: Node) -> tuple[Node, dict[int, int]] | None:
         return source, {axis: axis for axis in range(-rank, 0)}
     if is_call(node, aten.transpose.int):
         rank = len(shape_of(node) or ())
-        a, b = (int(dim) % rank - rank for dim in node.args[1:3])  # type: ignore[call-overload]
+        dims: Any = node.args[1:3]
+        a, b = (int(dim) % rank - rank for dim in dims)
         return source, {axis: axis for axis in range(-rank, 0)} | {a: b, b: a}
     return None
 
