@@ -54,19 +54,29 @@ assert type(artifact(**program.example.kwargs)).__name__ == "CausalLMOutputWithC
 """
 
 
+SAVE = """
+import sys
+
+import torch
+import transformers
+
+import graphwright as gw
+
+folder = sys.argv[1]
+config = transformers.GPT2Config(
+    n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=32, bos_token_id=0, eos_token_id=0
+)
+program = gw.capture(transformers.GPT2LMHeadModel(config).eval(), task="text-generation-with-past")
+torch.save(program.run_flat(program.example.leaves()), folder + "/results.pt")
+gw.target("eager").lower(program).save(folder + "/artifact")
+program.save(folder + "/program")
+"""
+
+
 def test_a_new_process_loads_programs_with_caches(tmp_path):
-    import torch
-    import transformers
-
-    import graphwright as gw
-
-    config = transformers.GPT2Config(
-        n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=32, bos_token_id=0, eos_token_id=0
-    )
-    program = gw.capture(transformers.GPT2LMHeadModel(config).eval(), task="text-generation-with-past")
-    torch.save(program.run_flat(program.example.leaves()), tmp_path / "results.pt")
-    artifact = gw.target("eager").lower(program).save(tmp_path / "artifact")
-    files = [program.save(tmp_path / "program"), tmp_path / "results.pt", artifact]
+    # Saved in a process of its own: other tests let transformers register its caches under another name.
+    subprocess.run([sys.executable, "-c", SAVE, str(tmp_path)], check=True, capture_output=True)
+    files = [tmp_path / name for name in ("program", "results.pt", "artifact")]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRANSFORMERS, *map(str, files)], capture_output=True, text=True
     )
