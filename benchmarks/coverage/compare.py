@@ -58,6 +58,9 @@ def _record(row: Row, case: Case, expected: list[Any], after: Callable[..., Any]
         row.differences[case.name] = value
         if value <= TOLERANCE or value <= ROUNDINGS * difference(expected, _run(others.disturbed, case), case.mask):
             return
+    if isinstance(value, str) and value.startswith(InputError.__name__):
+        row.refused[case.name] = value
+        return
     captured = _difference(others.captured, case, expected)
     blame = "passes" if isinstance(captured, float) and captured <= TOLERANCE else "capture"
     row.wrong[case.name] = f"{_show(value)} in the {blame} (before the passes: {_show(captured)})"

@@ -75,8 +75,13 @@ def _double(value: torch.Tensor) -> torch.Tensor:
 
 
 def double_model(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of the model with float64 parameters and buffers."""
-    return copy.deepcopy(model).double()
+    """A copy of the model in float64: parameters, buffers, and tensors that it keeps as plain attributes."""
+    copied = copy.deepcopy(model).double()
+    for module in copied.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                setattr(module, name, _double(value))
+    return copied
 
 
 def double_program(program: Program) -> Program:

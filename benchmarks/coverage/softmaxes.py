@@ -43,7 +43,8 @@ _BARRIERS = (
 def graphs(program: Program) -> Iterator[Graph]:
     """The program's graph, and those of its branches and loops."""
     yield program.graph
-    for value in program.state.values():
+    for name in {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}:
+        value = program.state[name]
         if isinstance(value, GraphModule):
             yield from (module.graph for module in value.modules() if isinstance(module, GraphModule))
 
