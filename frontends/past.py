@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,8 +16,14 @@ from graphwright.frontends.tasks import is_encoder_decoder
 from graphwright.ir.errors import CaptureError
 
 
-def with_past(model: Any, inputs: Inputs) -> Inputs:
+def with_past(model: Any, inputs: Inputs, *, positions: bool = False) -> Inputs:
     """Inputs for the step after `inputs`: one more piece of text, and the cache that the first run returned.
+
+    Args:
+        model: A transformers model.
+        inputs: From `example_inputs`.
+        positions: Whether `position_ids` are an input, if the model takes them: a batch that is padded on the left
+            needs them, as the model would count the padding.
 
     Raises:
         CaptureError: The model returns no cache.
@@ -39,9 +46,25 @@ def with_past(model: Any, inputs: Inputs) -> Inputs:
         step.add("input_ids", ids, "batch", "sequence")
         mask = torch.ones(ids.shape[0], ids.shape[1] + inputs.values["input_ids"].shape[1], dtype=ids.dtype)
         step.add("attention_mask", mask.to(ids.device), "batch", "past_sequence+sequence")
+        if positions and "position_ids" in inspect.signature(model.forward).parameters:
+            numbers = torch.arange(mask.shape[1] - ids.shape[1], mask.shape[1]).expand_as(ids).contiguous()
+            step.add("position_ids", numbers.to(ids.device), "batch", "sequence")
     step.add("past_key_values", cache)
     step.add("use_cache", True)
     return step
+
+
+def decoder_start(model: Any, inputs: Inputs) -> Inputs:
+    """Inputs for the decoder's first step, as `graphwright.frontends.faces.decoder_face` takes them."""
+    names = (model.main_input_name, "attention_mask")
+    with untouched(model), torch.no_grad():
+        hidden = model.get_encoder()(**{name: inputs.values[name] for name in names if name in inputs.values})
+    start = Inputs()
+    start.add("input_ids", inputs.values["decoder_input_ids"], "batch", "decoder_sequence")
+    start.add("encoder_hidden_states", hidden.last_hidden_state, "batch", "sequence")
+    if "attention_mask" in inputs.values:
+        start.add("encoder_attention_mask", inputs.values["attention_mask"], "batch", "sequence")
+    return start
 
 
 def _decoder_step(step: Inputs, inputs: Inputs, first: Any) -> None:

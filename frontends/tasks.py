@@ -17,7 +17,8 @@ _SUFFIXES = {
     "ForPreTraining": "pretraining",
     "ForImageClassification": "image-classification",
     "ForObjectDetection": "object-detection",
-    "ForSemanticSegmentation": "image-segmentation",
+    "ForAudioClassification": "audio-classification",
+    "ForSemanticSegmentation": "semantic-segmentation",
     "ForUniversalSegmentation": "image-segmentation",
     "ForInstanceSegmentation": "image-segmentation",
     "ForDepthEstimation": "depth-estimation",
@@ -27,6 +28,19 @@ _SUFFIXES = {
     "ForXVector": "audio-xvector",
 }
 _WITH_PAST = "-with-past"
+_ALIASES = {
+    "default": "feature-extraction",
+    "sequence-classification": "text-classification",
+    "sentiment-analysis": "text-classification",
+    "masked-lm": "fill-mask",
+    "masked-im": "masked-image-modeling",
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "summarization": "text2text-generation",
+    "translation": "text2text-generation",
+    "speech2seq-lm": "automatic-speech-recognition",
+    "sentence-embedding": "sentence-similarity",
+}
 
 
 def is_pretrained(model: Any) -> bool:
@@ -39,7 +53,9 @@ def task_of(model: Any) -> str:
     name = type(model).__name__
     for suffix, task in _SUFFIXES.items():
         if name.endswith(suffix):
-            return task
+            return "audio-classification" if task == "text-classification" and _hears(model) else task
+    if name == "SentenceEmbedder":
+        return "sentence-similarity"
     if generates(model):
         return _generation(model)
     return "feature-extraction"
@@ -53,6 +69,8 @@ def generates(model: Any) -> bool:
 
 def _generation(model: Any) -> str:
     if is_encoder_decoder(model):
+        if model.main_input_name == "pixel_values":
+            return "image-to-text"
         return "automatic-speech-recognition" if _hears(model) else "text2text-generation"
     return "image-text-to-text" if getattr(model.config, "vision_config", None) is not None else "text-generation"
 
@@ -76,6 +94,10 @@ def _hears(model: Any) -> bool:
     return model.main_input_name in ("input_features", "input_values")
 
 
+def _compares_images(model: Any) -> bool:
+    return hasattr(model, "get_text_features") and hasattr(model, "get_image_features")
+
+
 def parse_task(model: Any, task: str | None) -> tuple[str, bool]:
     """The task to capture for, and whether with a key/value cache.
 
@@ -87,6 +109,9 @@ def parse_task(model: Any, task: str | None) -> tuple[str, bool]:
         return own, False
     base = task.removesuffix(_WITH_PAST)
     with_past = base != task
+    base = _ALIASES.get(base, base)
+    if base == "zero-shot-image-classification" and _compares_images(model):
+        return base, False
     if base != own:
         raise InputError(
             f"{type(model).__name__} cannot be captured for '{task}'",
