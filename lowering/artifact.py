@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,50 +94,93 @@ class Artifact(ABC):
         Raises:
             FileExistsError: `folder` exists and is not an artifact.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            raise FileExistsError(f"{folder} exists and is not an artifact; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            self._write(temporary)
-            text = json.dumps(self._manifest(temporary), indent=1)
-            (temporary / MANIFEST).write_text(text, encoding="utf-8")
-            temporary.chmod(0o755)
-            _replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+        return save_folder(folder, self._save)
 
-    def _manifest(self, folder: Path) -> dict[str, Any]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "target": self.target,
-            "interface": interface_to_json(self.interface),
-            "files": {
-                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-                for path in files
-            },
-            "provenance": self.provenance,
-        }
+    def _save(self, folder: Path) -> dict[str, Any]:
+        self._write(folder)
+        return {"target": self.target} | self.description()
+
+    def write_part(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write the files of a part of a model, such as its encoder, into a folder that holds other parts too.
+
+        Returns:
+            What the manifest says of the part; `Target.load` is given it.
+        """
+        (folder / name).mkdir()
+        self._write(folder / name)
+        return {"folder": name} | self.description()
+
+    def description(self) -> dict[str, Any]:
+        """Interface and provenance as plain data."""
+        return {"interface": interface_to_json(self.interface), "provenance": self.provenance}
+
+
+def save_folder(folder: str | Path, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Write a folder and its manifest; an existing artifact in `folder` is replaced in one step.
+
+    Args:
+        folder: Where to.
+        write: Writes the files into an empty folder, and returns what the manifest says beside their checksums.
+
+    Raises:
+        FileExistsError: `folder` exists and is not an artifact.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise FileExistsError(f"{folder} exists and is not an artifact; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        manifest = {"format": FORMAT, "version": VERSION} | write(temporary)
+        text = json.dumps(manifest | {"files": _checksums(temporary)}, indent=1)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _checksums(folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
 
 
 def load_artifact(folder: str | Path) -> Artifact:
-    """Read what `Artifact.save` wrote.
+    """Read what `Artifact.save` wrote, or a saved `Bundle` of one part.
 
     Raises:
         FileFormatError: A file is missing, truncated or changed, or the manifest is not one.
-        GraphwrightError: The target is not known here.
+        GraphwrightError: The target is not known here, or the folder holds several parts.
     """
+    folder = Path(folder)
+    manifest = checked_manifest(folder)
+    if "parts" in manifest:
+        from graphwright.lowering.bundle import load_bundle
+
+        return load_bundle(folder).only
+    return load_part(folder, manifest)
+
+
+def load_part(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+    """One artifact from a folder whose files were checked."""
     from graphwright.lowering.registry import find_target
     from graphwright.passes.spec import parse_call
 
-    folder = Path(folder)
+    return find_target(parse_call(manifest["target"]).name).load(folder, manifest)
+
+
+def checked_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, after its files were compared with their checksums.
+
+    Raises:
+        FileFormatError: As `load_artifact`.
+    """
     manifest = read_manifest(folder)
     _check_files(folder, manifest["files"])
-    return find_target(parse_call(manifest["target"]).name).load(folder, manifest)
+    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -161,7 +204,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileFormatError(
             f"the artifact has format version {manifest.get('version')}, this release reads {VERSION}", at=str(path)
         )
-    for key, kind in {"target": str, "interface": dict, "files": dict, "provenance": dict}.items():
+    kinds = {"parts": dict} if "parts" in manifest else {"interface": dict, "provenance": dict}
+    for key, kind in ({"target": str, "files": dict} | kinds).items():
         if not isinstance(manifest.get(key), kind):
             raise FileFormatError(f"'{key}' is missing in the manifest, or is no {kind.__name__}", at=str(path))
     return manifest

@@ -44,6 +44,15 @@ class Target(ABC):
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Read an artifact that `Artifact.save` wrote; the files' checksums have been checked."""
 
+    @classmethod
+    def load_parts(cls, folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Artifact]:
+        """Read the parts of one model; the entries are what `Artifact.write_part` returned."""
+        return {name: cls.load(folder / Path(entry.get("folder", "")).name, entry) for name, entry in entries.items()}
+
+    def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """The parts of one model as they are saved together; a target may put several into one file."""
+        return dict(parts)
+
     def legalize(self, program: Program) -> Program:
         """A copy of `program` after this target's passes."""
         if not self.pipeline():

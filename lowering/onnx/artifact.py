@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from graphwright.ir.errors import MissingDependencyError
 from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.interface import Interface
+from graphwright.lowering.onnx.session import OnnxFile
 
-MODEL, DATA = "model.onnx", "model.onnx.data"
-SMALL_TENSOR = 1024
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of the two programs of a merged file.
+
+    Args:
+        file: Name of the file.
+        condition: The value of `use_cache_branch` that selects this program.
+        unused: Inputs that only the other program reads, with the shape and type of an empty stand-in.
+        same: Output -> the input that it is equal to, which is not copied by the file.
+    """
+
+    file: str
+    condition: bool
+    unused: dict[str, tuple[list[int], str]] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
 
 
 class OnnxArtifact(Artifact):
     """An ONNX model in memory or in a folder; the ONNX Runtime session starts with the first run.
 
     Args:
-        model: The model as onnx-ir has it; None for one that was loaded.
-        path: The file of a model that was loaded.
-        external_bytes: Weights of more bytes than this go to a file of their own.
+        file: Where the model is, and its session, which the branches of a merged file share.
+        branch: Which program of a merged file this is; None for a file of its own.
     """
 
     def __init__(
@@ -33,22 +48,20 @@ class OnnxArtifact(Artifact):
         interface: Interface,
         provenance: Mapping[str, Sequence[str]] | None = None,
         *,
-        model: Any = None,
-        path: Path | None = None,
-        external_bytes: int = 0,
+        file: OnnxFile,
+        branch: Branch | None = None,
     ) -> None:
         super().__init__(target, interface, provenance)
-        self.model, self.path, self.external_bytes = model, path, external_bytes
-        self.providers: list[Any] = ["CPUExecutionProvider"]
-        self.session_options: Any = None
-        self._session: Any = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.file, self.branch = file, branch
+
+    @property
+    def model(self) -> Any:
+        """The model as onnx-ir has it; None for one that was loaded."""
+        return self.file.model
 
     def configure(self, *, providers: Sequence[Any] | None = None, session_options: Any = None) -> OnnxArtifact:
         """Choose ONNX Runtime's execution providers and session options; returns the artifact itself."""
-        self.providers = list(providers) if providers else self.providers
-        self.session_options = session_options or self.session_options
-        self._session = None
+        self.file.configure(providers, session_options)
         return self
 
     @property
@@ -58,84 +71,32 @@ class OnnxArtifact(Artifact):
         Raises:
             MissingDependencyError: ONNX Runtime is not installed.
         """
-        if self._session is None:
-            try:
-                import onnxruntime
-            except ImportError:
-                raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX model") from None
-            options = self.session_options or onnxruntime.SessionOptions()
-            self._session = onnxruntime.InferenceSession(self._file(), options, providers=self.providers)
-        return self._session
-
-    def _file(self) -> Path:
-        """The model's file; one in a temporary folder if it was not saved, so that weights are not held twice."""
-        if self.path is None:
-            self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="graphwright-")
-            self.path = write_model(self.model, Path(self._scratch.name), self.external_bytes)
-        return self.path
+        return self.file.session
 
     def snapshot(self) -> Snapshot:
         """Picture of the ONNX model."""
         from graphwright.lowering.onnx.snapshot import onnx_snapshot, read_onnx
 
-        return onnx_snapshot(self.model) if self.path is None else read_onnx(self.path)
+        return read_onnx(self.file.path) if self.file.path is not None else onnx_snapshot(self.model)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        wanted = {entry.name for entry in self.session.get_inputs()}
-        binding = self.session.io_binding()
-        held = {name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items() if name in wanted}
-        for name, tensor in held.items():
-            binding.bind_ortvalue_input(name, _to_ort(tensor))
-        for name in self.output_names:
-            binding.bind_output(name, "cpu")
-        self.session.run_with_iobinding(binding)
-        return {
-            port.name: _from_ort(value, port.torch_dtype())
-            for port, value in zip(self.interface.outputs, binding.get_outputs(), strict=True)
-        }
+        branch = self.branch or Branch("", True)
+        extra = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, (shape, kind) in branch.unused.items()}
+        if self.branch is not None:
+            extra["use_cache_branch"] = torch.tensor([branch.condition])
+        ports = [port for port in self.interface.outputs if port.name not in branch.same]
+        values = self.file.run({**inputs, **extra}, [(port.name, port.torch_dtype()) for port in ports])
+        found = {port.name: value for port, value in zip(ports, values, strict=True)}
+        found |= {name: inputs[source] for name, source in branch.same.items()}
+        return {name: found[name] for name in self.output_names}
 
     def _write(self, folder: Path) -> None:
-        if self.model is None:
-            self._copy(folder)
-        else:
-            write_model(self.model, folder, self.external_bytes)
+        self.file.write(folder / MODEL)
 
-    def _copy(self, folder: Path) -> None:
-        import shutil
-
-        assert self.path is not None
-        for name in (MODEL, DATA):
-            if (self.path.parent / name).exists():
-                shutil.copyfile(self.path.parent / name, folder / name)
-
-
-def write_model(model: Any, folder: Path, external_bytes: int) -> Path:
-    """Write `model.onnx`, and the weights beside it where they take more than `external_bytes`.
-
-    The weights are written one by one from the memory of the model's own tensors.
-    """
-    import onnx_ir as ir
-
-    weights = [value.const_value for value in model.graph.initializers.values()]
-    external = sum(tensor.nbytes for tensor in weights) > external_bytes
-    path = folder / MODEL
-    options: dict[str, Any] = {"external_data": DATA, "size_threshold_bytes": SMALL_TENSOR} if external else {}
-    ir.save(model, path, **options)
-    return path
-
-
-def _to_ort(tensor: torch.Tensor) -> Any:
-    """An ONNX Runtime value on the tensor's memory."""
-    import onnxruntime
-
-    if tensor.dtype is torch.bfloat16:
-        data = tensor.view(torch.uint16).numpy()
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(data, 16)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy())
-
-
-def _from_ort(value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of its own memory from an ONNX Runtime value."""
-    if dtype is torch.bfloat16:
-        return torch.utils.dlpack.from_dlpack(value._ortvalue.to_dlpack())
-    return torch.from_numpy(value.numpy())
+    def write_part(self, folder: Path, name: str) -> dict[str, Any]:
+        """Write the part's file into the folder itself, under the part's name."""
+        file = self.branch.file if self.branch else f"{name}.onnx"
+        if not (folder / file).exists():
+            self.file.write(folder / file)
+        branch = {"branch": asdict(self.branch)} if self.branch else {}
+        return {"file": file, **branch} | self.description()

@@ -68,19 +68,38 @@ class OnnxTarget(Target):
         """Emit every call by its emitter."""
         from graphwright.lowering.onnx.artifact import OnnxArtifact
         from graphwright.lowering.onnx.model import emit_model
+        from graphwright.lowering.onnx.session import OnnxFile
 
         _table()
         model, provenance = emit_model(program, self.opset)
-        interface = Interface.of(program)
-        return OnnxArtifact(str(self), interface, provenance, model=model, external_bytes=self.external_bytes)
+        file = OnnxFile(model, external_bytes=self.external_bytes)
+        return OnnxArtifact(str(self), Interface.of(program), provenance, file=file)
+
+    def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """The two programs of a decoder in one file, `decoder_model_merged.onnx`, with each weight once."""
+        from graphwright.lowering.onnx.merge import merge_decoders
+
+        return merge_decoders(parts)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Read an ONNX artifact."""
-        from graphwright.lowering.onnx.artifact import MODEL, OnnxArtifact
+        from graphwright.lowering.onnx.artifact import MODEL, Branch, OnnxArtifact
+        from graphwright.lowering.onnx.session import OnnxFile
 
+        branch = Branch(**manifest["branch"]) if manifest.get("branch") else None
         interface = interface_from_json(manifest["interface"])
-        return OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), path=folder / MODEL)
+        file = OnnxFile(path=folder / Path(branch.file if branch else manifest.get("file", MODEL)).name)
+        return OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), file=file, branch=branch)
+
+    @classmethod
+    def load_parts(cls, folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Artifact]:
+        """Read the parts of one model; those in one file share its session."""
+        parts: dict[str, Any] = super().load_parts(folder, entries)
+        files = {part.file.path: part.file for part in parts.values()}
+        for part in parts.values():
+            part.file = files[part.file.path]
+        return parts
 
 
 def _table() -> Any:
