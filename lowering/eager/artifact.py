@@ -14,6 +14,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
+from graphwright.lowering.eager.linear import LinearMode
 from graphwright.lowering.interface import Interface
 
 
@@ -24,13 +25,14 @@ class EagerArtifact(Artifact):
         target: Text form of the target that made it.
         program: The program; kept, not copied.
         fold: Which weight expressions to compute once; see `FoldedFunction`.
+        linear: The forms of linears to choose from; see `LinearCall`.
     """
 
-    def __init__(self, target: str, program: Program, fold: FoldMode) -> None:
+    def __init__(self, target: str, program: Program, fold: FoldMode, linear: LinearMode = "mkl") -> None:
         calls = {node.name: [op_name(node)] for node in program.graph.nodes if node.op == "call_function"}
         super().__init__(target, Interface.of(program), calls)
         self.program = program
-        self._function = FoldedFunction(program, fold)
+        self._function = FoldedFunction(program, fold, linear)
 
     @property
     def module(self) -> GraphModule:

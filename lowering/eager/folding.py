@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,9 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
+from graphwright.lowering.eager.linear import LinearMode
+from graphwright.lowering.eager.linears import REORDER, place_linears
+from graphwright.lowering.eager.watch import WeightWatch
 
 FoldMode = Literal["all", "views", "never"]
 
@@ -19,38 +23,62 @@ FoldMode = Literal["all", "views", "never"]
 class FoldedFunction:
     """A flat function that keeps the values of the program's weight expressions.
 
-    Where autograd records and an expression depends on a trained weight, the expressions are computed anew, so that
-    gradients reach the weights.
+    It has three bodies, each compiled when it is first needed. Where autograd records and a weight is trained, the
+    expressions are computed anew, so that gradients reach the weights. Where autograd does not record, the expressions
+    are kept and linears run in their fastest form. In between, the expressions are kept.
 
     Args:
         program: The program.
         mode: Which expressions to keep: `all`, those that only look into a weight (`views`), or `never`. A kept value
-            is computed again when a weight's memory, type or version counter changes; writing through
-            `weight.data` does not raise the counter, and only `views` follows even that.
+            is computed again when a weight changes; see `WeightWatch`.
+        linear: The forms of linears to choose from.
     """
 
-    def __init__(self, program: Program, mode: FoldMode) -> None:
-        nodes = weight_expressions(program, mode)
-        self.plain = flat_function(program)
-        self._folded = flat_function(program, nodes) if nodes else self.plain
-        self._expressions = weight_function(program, nodes) if nodes else None
-        self._values: Sequence[torch.Tensor] = ()
-        self._token: Any = None
+    def __init__(self, program: Program, mode: FoldMode, linear: LinearMode = "mkl") -> None:
+        self.program, self.mode = program, mode
+        if linear == "packed" and mode == "never":
+            linear = "auto"  # a reordered weight is a kept expression
+        self._fast_program = place_linears(program, linear)
+
+    @cached_property
+    def plain(self) -> FlatFunction:
+        """Everything is computed at each call, on the weights themselves, with ATen's ops."""
+        return flat_function(self.program)
+
+    @cached_property
+    def _folded(self) -> _Folded:
+        return _Folded(self.program, self.mode)
+
+    @cached_property
+    def _fast(self) -> _Folded:
+        return self._folded if self._fast_program is self.program else _Folded(self._fast_program, self.mode)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Run on the tensor inputs; returns the flat results."""
-        expressions = self._expressions
-        if expressions is None or (torch.is_grad_enabled() and any(w.requires_grad for w in expressions.weights)):
-            return self.plain(inputs)
-        return self._folded(inputs, self._current(expressions))
+        if torch.is_grad_enabled():
+            return self.plain(inputs) if self._folded.is_trained() else self._folded(inputs)
+        return self._fast(inputs) if not torch._C._is_any_autocast_enabled() else self._folded(inputs)
 
-    def _current(self, expressions: FlatFunction) -> Sequence[torch.Tensor]:
-        token = [(w.data_ptr(), w._version, w.dtype, w.device) for w in expressions.weights]
-        if token != self._token:
+
+class _Folded:
+    """A flat function and the kept values of its weight expressions."""
+
+    def __init__(self, program: Program, mode: FoldMode) -> None:
+        nodes = weight_expressions(program, mode)
+        self.function = flat_function(program, nodes)
+        self._expressions = weight_function(program, nodes) if nodes else None
+        self._watch = WeightWatch(self._expressions.weights, sample=not all(map(is_view, nodes))) if nodes else None
+        self._values: Sequence[torch.Tensor] = ()
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        if self._expressions is not None and self._watch is not None and self._watch.changed():
             with torch.inference_mode(False), torch.no_grad():
-                self._values = expressions(())
-            self._token = token
-        return self._values
+                self._values = self._expressions(())
+        return self.function(inputs, self._values)
+
+    def is_trained(self) -> bool:
+        """Whether a weight that an expression depends on needs a gradient."""
+        return self._expressions is not None and any(weight.requires_grad for weight in self._expressions.weights)
 
 
 def weight_expressions(program: Program, mode: FoldMode) -> list[Node]:
@@ -75,7 +103,7 @@ def _is_foldable(node: Node, mode: FoldMode) -> bool:
         and bool(node.all_input_nodes)
         and not is_needed(node)
         and torch.Tag.nondeterministic_seeded not in node.target.tags
-        and (mode == "all" or is_view(node))
+        and (mode == "all" or is_view(node) or node.target is REORDER)
     )
 
 

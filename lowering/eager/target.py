@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.artifact import EagerArtifact
 from graphwright.lowering.eager.folding import FoldMode
+from graphwright.lowering.eager.linear import LinearMode
 from graphwright.lowering.target import Target
 from graphwright.passes.spec import build, parse_call
 
@@ -21,14 +22,19 @@ class EagerTarget(Target):
     Args:
         fold: Expressions of weights alone that are computed once: `all`, `views` (those that only look into a weight)
             or `never`.
+        linear: How linears run on a CPU where no gradient is recorded: `mkl` is ATen's way, `onednn` is oneDNN's on
+            the model's own weights with activations and residuals fused, `auto` is the faster of the two, as measured
+            once on this machine for each size, and `packed` also tries a reordered copy of the weights, which is the
+            fastest but takes their memory a second time.
     """
 
     name: ClassVar[str] = "eager"
     fold: FoldMode = "all"
+    linear: LinearMode = "auto"
 
     def emit(self, program: Program) -> EagerArtifact:
         """Compile the program to one flat function."""
-        return EagerArtifact(str(self), program, self.fold)
+        return EagerArtifact(str(self), program, self.fold, self.linear)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> EagerArtifact:

@@ -63,7 +63,7 @@ def test_what_is_folded(program):
     assert not any(name.startswith("cat") for name in folded["views"])
     assert folded["never"] == set()
     artifact = target("eager").lower(program)
-    code = artifact._function._folded.module.code
+    code = artifact._function._fast.function.module.code
     assert "torch.cat" not in code
     assert "torch.cat" in artifact.module.code
 
@@ -77,9 +77,9 @@ def test_folded_values_follow_the_weights(module, program):
         torch.testing.assert_close(artifact(x), module(x))
         module.b.weight.data = module.b.weight.data * 3
         torch.testing.assert_close(artifact(x), module(x))
-        first = artifact._function._values
+        first = artifact._function._fast._values
         torch.testing.assert_close(artifact(x), module(x))
-        assert artifact._function._values is first
+        assert artifact._function._fast._values is first
 
 
 def test_gradients_reach_the_weights(module, program):
