@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from graphwright.ir.program import Dim, Program
     from graphwright.ir.rewriter import Rewriter
     from graphwright.ir.verify import verify
-    from graphwright.lowering.artifact import Artifact, load_artifact
+    from graphwright.lowering.artifact import Artifact
+    from graphwright.lowering.bundle import Bundle
     from graphwright.lowering.compare import Comparison, compare
     from graphwright.lowering.registry import register_target, target, target_names
     from graphwright.lowering.target import Target
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from graphwright.passes.result import Result
     from graphwright.passes.trace import Trace
     from graphwright.passes.validate import Validate
+    from graphwright.runtime.artifacts.export import Export, export
+    from graphwright.runtime.artifacts.load import load_artifact
     from graphwright.runtime.optimize import optimize, restore
 
 __version__ = "0.1.0"
@@ -61,7 +64,8 @@ _MODULES = {
     "graphwright.ir.program": ("Dim", "Program"),
     "graphwright.ir.rewriter": ("Rewriter",),
     "graphwright.ir.verify": ("verify",),
-    "graphwright.lowering.artifact": ("Artifact", "load_artifact"),
+    "graphwright.lowering.artifact": ("Artifact",),
+    "graphwright.lowering.bundle": ("Bundle",),
     "graphwright.lowering.compare": ("Comparison", "compare"),
     "graphwright.lowering.registry": ("register_target", "target", "target_names"),
     "graphwright.lowering.target": ("Target",),
@@ -73,6 +77,8 @@ _MODULES = {
     "graphwright.passes.result": ("Result",),
     "graphwright.passes.trace": ("Trace",),
     "graphwright.passes.validate": ("Validate",),
+    "graphwright.runtime.artifacts.export": ("Export", "export"),
+    "graphwright.runtime.artifacts.load": ("load_artifact",),
     "graphwright.runtime.optimize": ("optimize", "restore"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

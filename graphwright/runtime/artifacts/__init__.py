@@ -1,0 +1,1 @@
+"""Exported models as objects that behave like the transformers models they came from."""

@@ -1,0 +1,67 @@
+"""The key/value cache of an exported model: the tensors that one step returned, for the next one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from transformers.cache_utils import Cache
+
+Tensors = dict[str, torch.Tensor]
+
+
+class ArtifactCache(Cache):
+    """Tensors by the names of the artifact's inputs, `past_key_values.0.key` and so on.
+
+    Args:
+        tensors: Keys and values of shape (batch, heads, length, size), or states whose first dimension is the batch.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(layers=[])
+        self.tensors: Tensors = dict(tensors)
+
+    @property
+    def is_compileable(self) -> bool:
+        """Never: it grows with each step."""
+        return False
+
+    @property
+    def is_initialized(self) -> bool:
+        """Always: it is made from the results of a step."""
+        return True
+
+    def __len__(self) -> int:
+        return len({name.split(".")[1] for name in self.tensors})
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens in the cache."""
+        growing = [t for name, t in self.tensors.items() if name.endswith(".key") and ".encoder." not in name]
+        return int(growing[layer_idx].shape[2]) if growing else 0
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        """-1: it may grow to any length."""
+        return -1
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep the rows that beam search goes on with."""
+        self._change(lambda tensor: tensor.index_select(0, beam_idx))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows."""
+        self._change(lambda tensor: tensor[indices])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self._change(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first tokens; a negative number says how many are forgotten."""
+        length = self.get_seq_length()
+        kept = length + max_length if max_length < 0 else min(max_length, length)
+        for name, tensor in self.tensors.items():
+            if name.endswith((".key", ".value")) and ".encoder." not in name:
+                self.tensors[name] = tensor[:, :, :kept].contiguous()
+
+    def _change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.tensors = {name: function(tensor) for name, tensor in self.tensors.items()}

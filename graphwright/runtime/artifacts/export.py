@@ -1,0 +1,156 @@
+"""`export`: a model lowered for its task, compared with the unmodified model, and saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphwright.frontends.capture import capture
+from graphwright.frontends.tasks import is_pretrained
+from graphwright.ir.program import Program
+from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.bundle import Bundle
+from graphwright.lowering.compare import Comparison, compare
+from graphwright.lowering.registry import target as find_target
+from graphwright.lowering.support import SupportReport
+from graphwright.lowering.target import Target
+from graphwright.passes.pipeline import Pipeline
+
+logger = logging.getLogger("graphwright")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One part on its way: what it is compared with, and its rewritten program."""
+
+    name: str
+    reference: Any
+    program: Program
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export` did.
+
+    Args:
+        bundle: The artifacts, by part.
+        comparisons: Part -> comparison with the unmodified model; empty if none was asked for.
+    """
+
+    bundle: Bundle
+    comparisons: dict[str, Comparison]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}\n{comparison}" for name, comparison in self.comparisons.items())
+
+
+def export(
+    model: Any,
+    folder: str | Path,
+    target: str | Target = "onnx",
+    *,
+    task: str | None = None,
+    inputs: Any = None,
+    dynamic: Any = "auto",
+    pipeline: str = "default",
+    verify: bool = True,
+    progress: Progress = lambda text: None,
+) -> Export:
+    """Capture, rewrite, lower, compare with the unmodified model, and save.
+
+    Args:
+        model: A transformers model, any other module, or a `Program`.
+        folder: Where to; an existing artifact there is replaced in one step, after everything else went well.
+        target: Such as `onnx{opset=23}`.
+        task: For a transformers model: such as `fill-mask` or `text-generation-with-past`. By default that of its
+            class, with a cache where it generates.
+        inputs: Example inputs, for models that are not from transformers.
+        dynamic: See `capture`; used together with `inputs`.
+        pipeline: Passes to run on each part.
+        verify: Compare each part with the unmodified model on several shapes, paddings and cache lengths.
+        progress: Told what is being done.
+
+    Raises:
+        UnsupportedError: Lists every call that the target cannot express.
+        MismatchError: A part computes something else; nothing was written.
+        CaptureError: The model cannot be captured.
+    """
+    goal = find_target(target)
+    artifacts: dict[str, Artifact] = {}
+    comparisons: dict[str, Comparison] = {}
+    references: dict[str, Any] = {}
+    for piece in pieces(model, task, inputs, dynamic, pipeline, progress):
+        progress(f"lowering {piece.name}")
+        artifacts[piece.name] = goal.lower(piece.program)
+        references[piece.name] = piece.reference
+    bundle = Bundle(_task(model, task), goal.join(artifacts))
+    for name, artifact in bundle.parts.items() if verify else ():
+        progress(f"comparing {name}")
+        comparisons[name] = compare(references[name], artifact)
+    progress("writing")
+    bundle.save(folder, lambda place: _save_config(model, place))
+    return Export(bundle, comparisons)
+
+
+def support(model: Any, target: str | Target, *, pipeline: str = "default", **options: Any) -> dict[str, SupportReport]:
+    """What a target says to each part of a model, before anything is lowered; the options are those of `export`."""
+    goal = find_target(target)
+    task, inputs, dynamic = (options.get(key, default) for key, default in _DEFAULTS.items())
+    found = pieces(model, task, inputs, dynamic, pipeline, options.get("progress", lambda text: None))
+    return {piece.name: goal.check(piece.program) for piece in found}
+
+
+_DEFAULTS = {"task": None, "inputs": None, "dynamic": "auto"}
+
+
+def pieces(
+    model: Any, task: str | None, inputs: Any, dynamic: Any, pipeline: str, progress: Progress
+) -> Iterator[Piece]:
+    """The parts of a model, captured and rewritten."""
+    for name, reference, program in _captured(model, task, inputs, dynamic, progress):
+        progress(f"rewriting {name}")
+        yield Piece(name, reference, Pipeline(pipeline).run(program).program)
+
+
+def _captured(
+    model: Any, task: str | None, inputs: Any, dynamic: Any, progress: Progress
+) -> Iterator[tuple[str, Any, Program]]:
+    if inputs is not None or not (is_pretrained(model) or _is_embedder(model)):
+        progress("capturing")
+        yield "model", model, capture(model, inputs, dynamic=dynamic, task=task)
+        return
+    from graphwright.frontends.parts import parts
+
+    for part in parts(model, task):
+        progress(f"capturing {part.name}")
+        yield part.name, part.module, part.capture()
+
+
+def _is_embedder(model: Any) -> bool:
+    return type(model).__name__ == "SentenceEmbedder"
+
+
+def _task(model: Any, task: str | None) -> str:
+    if not (is_pretrained(model) or _is_embedder(model)):
+        return task or ""
+    from graphwright.frontends.parts import full_task
+
+    return full_task(model, task)
+
+
+@torch.no_grad()
+def _save_config(model: Any, folder: Path) -> None:
+    """`config.json` and `generation_config.json`, which loaders find the model's class and settings in."""
+    if not is_pretrained(model):
+        return
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    if getattr(model, "generation_config", None) is not None and model.can_generate():
+        model.generation_config.save_pretrained(folder)

@@ -1,0 +1,62 @@
+"""Calls of the parts of an exported model by name: what is not given is made up as transformers would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.dims import evaluate
+from graphwright.lowering.interface import Port
+from graphwright.runtime.artifacts.cache import ArtifactCache
+
+PAST, PRESENT = "past_key_values.", "present."
+Tensors = dict[str, torch.Tensor]
+
+
+def known(artifact: Artifact, inputs: Mapping[str, Any]) -> Tensors:
+    """The given tensors that the artifact takes, in its element types."""
+    ports = {port.name: port for port in artifact.interface.inputs}
+    return {
+        name: value.to(ports[name].torch_dtype())
+        for name, value in inputs.items()
+        if name in ports and isinstance(value, torch.Tensor)
+    }
+
+
+def decode(artifact: Artifact, inputs: Mapping[str, Any], cache: ArtifactCache | None) -> tuple[Tensors, Any]:
+    """One step: outputs by name, and the cache for the next step (None where the artifact has none).
+
+    Args:
+        artifact: A program of the model that takes `input_ids`.
+        inputs: Arguments by name; a missing mask is all ones, missing positions follow from the mask.
+        cache: What the step before returned, None for the first.
+    """
+    tensors = known(artifact, inputs)
+    past = cache.tensors if cache is not None else {}
+    length = cache.get_seq_length() if cache is not None else 0
+    if "attention_mask" in artifact.input_names and "attention_mask" not in tensors:
+        ids = tensors["input_ids"]
+        tensors["attention_mask"] = torch.ones(ids.shape[0], length + ids.shape[1], dtype=torch.int64)
+    if "position_ids" in artifact.input_names and "position_ids" not in tensors:
+        tensors["position_ids"] = positions(tensors["attention_mask"], tensors["input_ids"].shape[1])
+    states = [port for port in artifact.interface.inputs if port.name.startswith(PAST)]
+    tensors |= {port.name: past[port.name] if port.name in past else empty(port, tensors) for port in states}
+    outputs = artifact.run(**tensors)
+    present = {PAST + name.removeprefix(PRESENT): value for name, value in outputs.items() if name.startswith(PRESENT)}
+    return outputs, ArtifactCache(present) if present else None
+
+
+def positions(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Positions of the last tokens of each row, padding not counted."""
+    numbers = (mask.to(torch.int64).cumsum(-1) - 1).clamp(min=0)
+    return numbers[:, -count:]
+
+
+def empty(port: Port, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """An empty cache input: no tokens, as many rows as the other inputs have."""
+    rows = next(iter(others.values())).shape[0]
+    sizes = [rows if i == 0 else evaluate(size, {}) or 0 for i, size in enumerate(port.shape)]
+    return torch.zeros(sizes, dtype=port.torch_dtype())
