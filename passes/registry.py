@@ -33,6 +33,8 @@ BUILT_IN = {
     "fuse-norm": "graphwright.passes.norm.fuse:FuseNorm",
     "fuse-rotary": "graphwright.passes.rotary.fuse:FuseRotary",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
+    "static-cache": "graphwright.passes.cache.static:StaticCache",
+    "remove-padding": "graphwright.passes.padding.remove:RemovePadding",
     "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",
 }
 

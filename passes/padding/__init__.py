@@ -1,0 +1,1 @@
+"""Padding: recognised in masks, and left out of what an encoder computes."""

@@ -1,0 +1,95 @@
+"""The `remove-padding` pass: an encoder computes the real tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.fx import Node
+
+from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
+from graphwright.ir.node import is_call
+from graphwright.ir.program import Program
+from graphwright.ir.rewriter import Rewriter
+from graphwright.passes.base import Pass
+from graphwright.passes.canonicalize.cleanup import remove_dead
+from graphwright.passes.padding.pack import Packer
+from graphwright.passes.padding.region import RULE, Region, aten, find_region, miss
+
+
+@dataclass(frozen=True)
+class RemovePadding(Pass):
+    """Pack the real tokens at an encoder's entry, compute on them, and unpack the results.
+
+    Works where each attention hides padded keys with one mask of [batch, length], and everything between treats the
+    tokens one by one. Left, right and scattered padding and rows without any token are served. Where a result reads
+    the first token of each row (a pooler does), it is computed even if it is padding.
+
+    Values at real positions are those of the original. Results that still have padded positions get 0 there; this is
+    a rewrite of its own (`ZeroPadding`), after which leaving the padding out is exact.
+
+    Args:
+        padded: What results have at padded positions: `zero`, or `original`, where an encoder whose results show
+            padded positions stays as it is.
+        least: Where a batch has a smaller fraction of padding, all tokens are computed.
+    """
+
+    name = "remove-padding"
+    requires = frozenset({"functional", "canonical"})
+
+    padded: Literal["zero", "original"] = "zero"
+    least: float = 0.02
+
+    def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any]:
+        """Pack the region of each mask; returns why attentions stay as they are."""
+        region, misses = find_region(program)
+        if region is None:
+            return misses
+        readers = [node for node in region.readers_of_padding() if self.padded == "original" or node.op != "output"]
+        shows = next((node for node in _results(region) if region.rows[node] != (0, 1)), None)
+        if readers or shows is not None:
+            root = next(iter(region.core))
+            return [*misses, miss(root, "what is at padded positions is read", shows or readers[0])]
+        _zero_results(region, rewriter)
+        region, misses = find_region(program)
+        assert region is not None
+        _pack(region, rewriter, self.least)
+        remove_dead(program, rewriter)
+        return misses
+
+
+def _results(region: Region) -> list[Node]:
+    """Values of the region that the program returns."""
+    return [node for node in region.core if any(user.op == "output" for user in node.users)]
+
+
+def _zero_results(region: Region, rewriter: Rewriter) -> None:
+    """Put zeros at the padded positions of what the program returns."""
+    for node in _results(region):
+        with rewriter.site("ZeroPadding", (node,)) as edit:
+            edit.insert_before(rewriter.program.output_node)
+            zeroed = edit.ops("graphwright").zero_padding(node, region.keep)
+            edit.replace(node, zeroed, users=lambda user: user.op == "output")
+
+
+def _pack(region: Region, rewriter: Rewriter, least: float) -> None:
+    """Compute the region on packed tokens."""
+    exits = [(node, user) for node in region.core for user in node.users if user not in region.core]
+    sizes = [(node, user) for node, user in exits if is_call(user, aten.sym_size)]
+    replaced = [pair for pair in exits if pair not in sizes]
+    with rewriter.site(RULE, [*region.core, *(user for _, user in replaced)]) as edit:
+        edit.insert_before(_entry(region))
+        packer = Packer(region, edit, least)
+        for node in region.core:
+            edit.insert_before(node)
+            packer.packed(node)
+            for _, user in [pair for pair in replaced if pair[0] is node]:
+                edit.insert_before(user)
+                edit.replace(user, packer.left(node, user))
+                edit.erase(user)
+
+
+def _entry(region: Region) -> Node:
+    """The first node of the region: whatever the packed values are computed from comes before it."""
+    return next(iter(region.core))
