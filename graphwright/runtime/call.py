@@ -85,6 +85,10 @@ class Call:
                 arguments[name] = rebuild(template, left)
         return arguments, caches
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """The only tensor of an argument."""
+        return self.tensors[self._ends[self.names.index(name)] - 1]
+
     def tensor_names(self) -> list[str]:
         """A distinct, readable identifier for each tensor.
 

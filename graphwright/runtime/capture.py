@@ -69,11 +69,11 @@ def capture_call(model: nn.Module, forward: Forward, call: Call) -> tuple[Progra
             name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
             for name, tensor in zip(names, call.tensors, strict=True)
         }
-        program = _export(_disguise(model, flat_forward), example)
+        program = _export(disguise(model, flat_forward), example)
     return program, found[-1]
 
 
-def _disguise(model: nn.Module, forward: Forward) -> nn.Module:
+def disguise(model: nn.Module, forward: Forward) -> nn.Module:
     """Another face of `model`: the same attributes and the same class name, but another `forward`."""
     cls = type(model)
     face: nn.Module = object.__new__(face_class(cls, {"forward": forward}))

@@ -24,7 +24,7 @@ from graphwright.runtime.state import ModelState
 
 logger = logging.getLogger("graphwright")
 
-_SAFER = (Pipeline("canonicalize"), Pipeline([]))
+SAFER = (Pipeline("canonicalize"), Pipeline([]))
 _UNSERVED = ("output_attentions",)
 
 
@@ -34,6 +34,7 @@ class StateGraphs:
     def __init__(self, model: nn.Module) -> None:
         self.state = ModelState(model)
         self.graphs: dict[Hashable, list[CapturedGraph]] = {}
+        self.steps: dict[Hashable, list[Any]] = {}  # of graphwright.runtime.generation
         self.refused: set[Hashable] = set()
 
 
@@ -61,8 +62,8 @@ class Dispatcher:
         self.parameters = Parameters(forward)
         self.captures = 0
         self.served = 0
-        self._states: list[StateGraphs] = []
         self.reasons: list[str] = []
+        self._states: list[StateGraphs] = []
         self._changes: Counter[Hashable] = Counter()
         self._lock = threading.RLock()
 
@@ -71,13 +72,15 @@ class Dispatcher:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.forward(model, *args, **kwargs)
         try:
-            _check_surroundings()
+            check_surroundings()
             arguments = self.parameters.bind(args, kwargs)
             call = Call(arguments)
-            states = self._current(model)
-            self._refuse(model, call, arguments, states)
+            states = self.states(model)
+            self.refuse(model, arguments, states)
+            if not call.tensors:
+                raise Unservable("no argument is a tensor")
         except Unservable as reason:
-            self._say(str(reason))
+            self.say(str(reason))
             return self.forward(model, *args, **kwargs)
         key = (call.key, torch.is_grad_enabled())
         for graph in states.graphs.get(key, ()):
@@ -87,7 +90,7 @@ class Dispatcher:
         with self._lock:
             return self._learn(model, call, key, arguments, states)
 
-    def _current(self, model: nn.Module) -> StateGraphs:
+    def states(self, model: nn.Module) -> StateGraphs:
         """The graphs for the state the model is in; the most recently used state comes first."""
         for i, states in enumerate(self._states):
             if states.state.holds():
@@ -98,10 +101,13 @@ class Dispatcher:
         del self._states[self.max_states :]
         return self._states[0]
 
-    def _refuse(self, model: nn.Module, call: Call, arguments: Mapping[str, Any], states: StateGraphs) -> None:
+    def refuse(self, model: nn.Module, arguments: Mapping[str, Any], states: StateGraphs) -> None:
+        """Refuse what no graph can serve.
+
+        Raises:
+            Unservable: The model's state, or an argument, is such a thing.
+        """
         reason = self.parameters.refusal or states.state.refusal
-        if not reason and not call.tensors:
-            reason = "no argument is a tensor"
         for name in _UNSERVED:
             config = getattr(model, "config", None)
             if arguments.get(name, getattr(config, name, False)):
@@ -118,7 +124,7 @@ class Dispatcher:
         if kind in states.refused or self._changes[kind, model.training] > 1:
             return self.forward(model, **arguments)
         if self.captures >= self.max_graphs:
-            self._say(f"{self.captures} graphs have been captured and this call needs another one")
+            self.say(f"{self.captures} graphs have been captured and this call needs another one")
             return self.forward(model, **arguments)
         random, versions, inputs = RandomState.now(), states.state.versions(), _versions(call)
         result = self.forward(model, **arguments)
@@ -130,7 +136,7 @@ class Dispatcher:
                 raise Unservable("its forward writes to its inputs")
             expected, layouts = take_apart(result, call.caches)
         except Unservable as reason:
-            self._say(str(reason))
+            self.say(str(reason))
             return result
         graph = self._capture(model, call, random, states, (expected, layouts))
         if graph is None:
@@ -158,16 +164,16 @@ class Dispatcher:
             program, layouts = capture_call(model, self.forward, call)
             return self._lowered(program, layouts, call, lambda graph: checker.check(graph, *expected))
         except (Unservable, Mismatch, GraphwrightError) as reason:
-            self._say(_one_line(reason))
+            self.say(one_line(reason))
         except Exception as error:  # torch.export and the passes may raise anything; the original still works
-            self._say(f"capturing it failed with {type(error).__name__}: {_one_line(error)}")
+            self.say(f"capturing it failed with {type(error).__name__}: {one_line(error)}")
         return None
 
     def _lowered(
         self, program: Program, layouts: Layouts, call: Call, check: Callable[[CapturedGraph], None]
     ) -> CapturedGraph:
         """The graph of a captured call after all passes; if one fails or changes a result, after fewer of them."""
-        for pipeline in (self.pipeline, *_SAFER):
+        for pipeline in (self.pipeline, *SAFER):
             try:
                 graph = CapturedGraph(program, layouts, call.tensors, pipeline)
                 check(graph)
@@ -177,14 +183,14 @@ class Dispatcher:
                 logger.info("%s: a call is served without the pipeline '%s': %s", self.name, pipeline, reason)
         raise failure
 
-    def _say(self, reason: str) -> None:
+    def say(self, reason: str) -> None:
         """Log one sentence, once."""
         if reason not in self.reasons:
             self.reasons.append(reason)
             logger.warning("%s runs its original forward for a call because %s.", self.name, reason.rstrip("."))
 
 
-def _check_surroundings() -> None:
+def check_surroundings() -> None:
     """Refuse where something is switched on that changes what operators or modules do."""
     if torch._C._is_any_autocast_enabled():
         raise Unservable("autocast is on")
@@ -201,6 +207,7 @@ def _versions(call: Call) -> list[int]:
     return [tensor._version for tensor in call.tensors if not tensor.is_inference()]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
     text = f"{error.what} ({error.why})" if isinstance(error, GraphwrightError) and error.why else str(error)
     return " ".join(text.split())[:300]

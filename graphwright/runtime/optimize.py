@@ -13,6 +13,8 @@ from torch import nn
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.capture import face_class
 from graphwright.runtime.dispatch import Dispatcher
+from graphwright.runtime.generation.engine import Engine
+from graphwright.runtime.generation.mixin import GeneratesFast
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -87,8 +89,13 @@ def _optimized_class(model: nn.Module, dispatcher: Dispatcher) -> type:
 
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return dispatcher(self, args, kwargs)
+        serve = getattr(kwargs.get("past_key_values"), "graphwright_serve", None)
+        return dispatcher(self, args, kwargs) if serve is None else serve(self, kwargs)
 
     forward.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    members = {"forward": forward, "_graphwright_original": model, "_graphwright_dispatcher": dispatcher}
-    return face_class(type(model), members, (Optimized,))
+    members: dict[str, Any] = {
+        "forward": forward, "_graphwright_original": model, "_graphwright_dispatcher": dispatcher
+    }  # fmt: skip
+    if not hasattr(type(model), "_sample"):
+        return face_class(type(model), members, (Optimized,))
+    return face_class(type(model), members | {"_graphwright_engine": Engine(dispatcher)}, (Optimized, GeneratesFast))

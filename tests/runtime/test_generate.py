@@ -58,13 +58,14 @@ def test_without_cache(make, tokens):
     assert torch.equal(expected, actual)
 
 
-def test_sliding_window_until_it_is_full(make, tokens):
+@pytest.mark.parametrize("length", [5, 14])
+def test_beyond_a_sliding_window(length, make, tokens):
     model = make("mistral")
     optimized = optimize(model)
-    expected, actual = both(model, optimized, tokens(2, 5))
+    expected, actual = both(model, optimized, tokens(2, length))
     assert torch.equal(expected, actual)
     assert dispatcher_of(optimized).served > 0
-    assert dispatcher_of(optimized).reasons == ["the sliding window of a cache is full"]
+    assert dispatcher_of(optimized).reasons == []
 
 
 def test_left_padded_batch_in_one_line(make, tokens, mask):

@@ -40,14 +40,24 @@ class Export:
 
     Args:
         bundle: The artifacts, by part.
+        support: Part -> what the target said to it.
         comparisons: Part -> comparison with the unmodified model; empty if none was asked for.
     """
 
     bundle: Bundle
+    support: dict[str, SupportReport]
     comparisons: dict[str, Comparison]
 
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(comparison.ok for comparison in self.comparisons.values())
+
     def __str__(self) -> str:
-        return "\n".join(f"{name}\n{comparison}" for name, comparison in self.comparisons.items())
+        lines = [str(report) for report in self.support.values()]
+        alone = len(self.comparisons) == 1
+        lines += [f"{comparison}" if alone else f"{name}\n{comparison}" for name, comparison in self.comparisons.items()]
+        return "\n".join(lines)
 
 
 def export(
@@ -60,6 +70,7 @@ def export(
     dynamic: Any = "auto",
     pipeline: str = "default",
     verify: bool = True,
+    raise_on_mismatch: bool = True,
     progress: Progress = lambda text: None,
 ) -> Export:
     """Capture, rewrite, lower, compare with the unmodified model, and save.
@@ -74,6 +85,7 @@ def export(
         dynamic: See `capture`; used together with `inputs`.
         pipeline: Passes to run on each part.
         verify: Compare each part with the unmodified model on several shapes, paddings and cache lengths.
+        raise_on_mismatch: Raise, rather than only report; nothing is written either way.
         progress: Told what is being done.
 
     Raises:
@@ -83,19 +95,25 @@ def export(
     """
     goal = find_target(target)
     artifacts: dict[str, Artifact] = {}
+    reports: dict[str, SupportReport] = {}
     comparisons: dict[str, Comparison] = {}
     references: dict[str, Any] = {}
     for piece in pieces(model, task, inputs, dynamic, pipeline, progress):
         progress(f"lowering {piece.name}")
-        artifacts[piece.name] = goal.lower(piece.program)
+        legal = goal.legalize(piece.program)
+        reports[piece.name] = goal.survey(legal)
+        reports[piece.name].raise_if_unsupported()
+        artifacts[piece.name] = goal.emit(legal)
         references[piece.name] = piece.reference
     bundle = Bundle(_task(model, task), goal.join(artifacts))
     for name, artifact in bundle.parts.items() if verify else ():
         progress(f"comparing {name}")
-        comparisons[name] = compare(references[name], artifact)
-    progress("writing")
-    bundle.save(folder, lambda place: _save_config(model, place))
-    return Export(bundle, comparisons)
+        comparisons[name] = compare(references[name], artifact, raise_on_mismatch=raise_on_mismatch)
+    done = Export(bundle, reports, comparisons)
+    if done.ok:
+        progress("writing")
+        bundle.save(folder, lambda place: _save_config(model, place))
+    return done
 
 
 def support(model: Any, target: str | Target, *, pipeline: str = "default", **options: Any) -> dict[str, SupportReport]:

@@ -1,0 +1,1 @@
+"""Generation: decode steps on a static key/value cache, under the unchanged `generate`."""
