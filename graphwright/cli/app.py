@@ -31,7 +31,7 @@ app = typer.Typer(
 EXAMPLES: dict[Callable[..., None], str] = {
     capture: "graphwright capture ./minilm -o out/minilm",
     optimize: "graphwright optimize ./minilm --pipeline 'canonicalize,fuse-attention{expect=all}' -o out/fused",
-    export: "graphwright export ./minilm --target onnx{opset=23} -o out/onnx",
+    export: "graphwright export ./minilm out/onnx --target onnx{opset=23} --task feature-extraction",
     diff: "graphwright diff ./minilm --pipeline fuse-attention",
     explain: "graphwright explain transformers:BertModel fuse-attention",
     bisect: "graphwright bisect ./minilm --pipeline canonicalize,fuse-attention -o out/reproducer",

@@ -27,15 +27,35 @@ WRITTEN_OUT = {"attn_implementation": "eager"}
 HELP = "A folder (saved program, or transformers model), a .pt2 file, or package:module.Class."
 
 
-def load_model(text: str) -> Module | Program:
-    """The model that `text` names.
+AUTO = {
+    "feature-extraction": "AutoModel",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "image-classification": "AutoModelForImageClassification",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
+    "object-detection": "AutoModelForObjectDetection",
+    "zero-shot-image-classification": "AutoModelForZeroShotImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+    "audio-frame-classification": "AutoModelForAudioFrameClassification",
+    "audio-xvector": "AutoModelForAudioXVector",
+}
+"""The class that a task asks for; other tasks take the class that the model's config names."""
+
+
+def load_model(text: str, task: str | None = None) -> Module | Program:
+    """The model that `text` names, of the class for `task` where it is a folder of transformers.
 
     Raises:
         typer.BadParameter: There is no such file, package or class.
         FileFormatError: A file or folder is there but is not a model.
     """
     with step(f"loading {text}"):
-        return _load(Path(text), text)
+        return _load(Path(text), text, task)
 
 
 def capture_model(
@@ -65,11 +85,11 @@ def load_program(
     return capture_model(load_model(text), inputs, task, static)
 
 
-def _load(path: Path, text: str) -> Module | Program:
+def _load(path: Path, text: str, task: str | None) -> Module | Program:
     import graphwright
 
     if path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, task)
     if path.is_file() and path.suffix == ".pt2":
         return graphwright.capture(path)
     if ":" in text and not path.exists():
@@ -77,13 +97,13 @@ def _load(path: Path, text: str) -> Module | Program:
     raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 file, nor package:module.Class")
 
 
-def _from_folder(folder: Path) -> Module | Program:
+def _from_folder(folder: Path, task: str | None) -> Module | Program:
     if (folder / "program.json").exists():
         from graphwright.ir.program import Program
 
         return Program.load(folder)
     if (folder / "config.json").exists():
-        return _pretrained(folder)
+        return _pretrained(folder, task)
     raise FileFormatError(
         "this folder holds no model",
         at=str(folder),
@@ -91,15 +111,15 @@ def _from_folder(folder: Path) -> Module | Program:
     )
 
 
-def _pretrained(folder: Path) -> Module:
-    """A transformers model of the class its config names; nothing is fetched from anywhere."""
+def _pretrained(folder: Path, task: str | None) -> Module:
+    """A transformers model of the class its config names, or the task; nothing is fetched from anywhere."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     try:
         names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
-        cls = getattr(transformers, names[0])
+        cls = getattr(transformers, AUTO.get((task or "").removesuffix("-with-past"), names[0]))
         return cls.from_pretrained(folder, local_files_only=True, **WRITTEN_OUT).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise FileFormatError(
