@@ -157,15 +157,18 @@ class Interface:
         return tuple(args), dict(kwargs)
 
     def results(self, result: Any) -> dict[str, torch.Tensor]:
-        """What the original `forward` returned as outputs by name.
+        """What the original `forward` returned as outputs by name; more than what was captured is left out.
 
         Raises:
-            InputError: The result has another number of leaves than the captured one.
+            InputError: The result has another number of leaves than the captured one, and not all of its names.
         """
-        leaves = pytree.tree_leaves(result, is_leaf=lambda leaf: leaf is None)
+        leaves, spec = pytree.tree_flatten(result, is_leaf=lambda leaf: leaf is None)
         expected = len(self.outputs) + len(self.fixed_outputs)
         if len(leaves) != expected:
-            raise InputError(f"the result has {len(leaves)} values, the captured one had {expected}")
+            named = dict(zip(output_names(spec, {port.name for port in self.inputs}), leaves, strict=True))
+            if not all(isinstance(named.get(port.name), torch.Tensor) for port in self.outputs):
+                raise InputError(f"the result has {len(leaves)} values, the captured one had {expected}")
+            return {port.name: named[port.name] for port in self.outputs}
         return {port.name: torch.as_tensor(leaves[port.leaf]) for port in self.outputs}
 
     def _signature(self) -> Signature:

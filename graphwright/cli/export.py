@@ -12,7 +12,7 @@ from graphwright.cli.console import finish, step
 from graphwright.cli.inputs import parse_inputs
 from graphwright.cli.models import load_model
 from graphwright.cli.options import Inputs, Json, Model, OptionalOutput, PipelineText, Static, TargetText, Task
-from graphwright.cli.summary import comparison_facts, support_facts
+from graphwright.cli.summary import comparisons_facts, support_facts
 
 if TYPE_CHECKING:
     from graphwright.lowering.support import SupportReport
@@ -54,15 +54,14 @@ def export(
     if dry_run or output is None:
         with step(f"checking for {goal}") as show:
             reports = support(original, goal, progress=show, **options)
-        finish({"target": str(goal)} | _all_facts(reports), _text(reports), all(r.ok for r in reports.values()), as_json)
+        finish(
+            {"target": str(goal)} | _all_facts(reports), _text(reports), all(r.ok for r in reports.values()), as_json
+        )
     with step(f"exporting to {goal}") as show:
         done = run(original, output, goal, verify=verify, progress=show, raise_on_mismatch=False, **options)
     facts = {"target": str(goal), "task": done.bundle.task} | _all_facts(done.support)
     if verify:
-        parts = {name: comparison_facts(comparison) for name, comparison in done.comparisons.items()}
-        largest = max(part["largest_difference"] for part in parts.values())
-        rows = [row | {"part": name} for name, part in parts.items() for row in part["rows"]]
-        facts |= {"ok": done.ok, "largest_difference": largest, "rows": rows}
+        facts |= comparisons_facts(done.comparisons)
     finish(facts | ({"output": str(output)} if done.ok else {}), str(done), done.ok, as_json)
 
 

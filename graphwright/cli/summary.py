@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from graphwright.ir.diff import GraphDiff
     from graphwright.ir.program import Dim, Program
     from graphwright.lowering.compare import Comparison
@@ -52,3 +54,13 @@ def comparison_facts(comparison: Comparison) -> dict[str, Any]:
     """A comparison: `ok`, the largest difference, and each output in each case."""
     rows = [asdict(row) | {"ok": row.ok} for row in comparison.rows]
     return {"ok": comparison.ok, "largest_difference": comparison.largest_difference, "rows": rows}
+
+
+def comparisons_facts(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    """The comparisons of all parts of a model together; each row says its part."""
+    parts = {name: comparison_facts(comparison) for name, comparison in comparisons.items()}
+    return {
+        "ok": all(part["ok"] for part in parts.values()),
+        "largest_difference": max((part["largest_difference"] for part in parts.values()), default=0.0),
+        "rows": [row | {"part": name} for name, part in parts.items() for row in part["rows"]],
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -11,7 +11,7 @@ from graphwright.cli.console import finish, step
 from graphwright.cli.models import capture_model, load_model
 from graphwright.cli.options import Inputs, Json, Model, PipelineText, Static, Task
 from graphwright.cli.pipeline import run_pipeline
-from graphwright.cli.summary import comparison_facts
+from graphwright.cli.summary import comparison_facts, comparisons_facts
 
 
 def verify(
@@ -30,13 +30,27 @@ def verify(
 ) -> None:
     """Compare ARTIFACT with MODEL on several shapes and paddings; without ARTIFACT, what a pipeline makes of MODEL."""
     import graphwright
+    from graphwright.lowering.artifact import read_manifest
 
-    original = load_model(model)
+    original = load_model(model, task)
     candidate: Any
-    if artifact is not None:
-        candidate = graphwright.load_artifact(artifact)
-    else:
+    if artifact is None:
         candidate = run_pipeline(capture_model(original, inputs, task, static), pipeline, numerics=True).program
+    elif "parts" in read_manifest(artifact):
+        _finish_parts(original, artifact, as_json)
+    else:
+        candidate = graphwright.load_artifact(artifact)
     with step("comparing"):
         comparison = graphwright.compare(original, candidate, raise_on_mismatch=False)
     finish(comparison_facts(comparison), str(comparison), comparison.ok, as_json)
+
+
+def _finish_parts(original: Any, folder: Path, as_json: bool) -> NoReturn:
+    """Compare each part of a model that was exported for a task."""
+    from graphwright.lowering.bundle import load_bundle
+    from graphwright.runtime.artifacts.export import verify_bundle
+
+    with step("comparing"):
+        comparisons = verify_bundle(original, load_bundle(folder))
+    text = "\n".join(f"{name}\n{comparison}" for name, comparison in comparisons.items())
+    finish(comparisons_facts(comparisons), text, all(c.ok for c in comparisons.values()), as_json)

@@ -1,4 +1,4 @@
-"""A decoder's first step and its later steps in one file: `If(use_cache_branch)` around two graphs, each weight once."""
+"""A decoder's first step and its later steps in one file: `If` around two graphs, each weight once."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def merge_decoders(parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         (FIRST, first, Branch(MERGED, False, unused=only_later)),
         (LATER, later, Branch(MERGED, True, same=same)),
     ):
-        merged[name] = OnnxArtifact(
-            artifact.target, artifact.interface, artifact.provenance, file=file, branch=branch
-        )
+        merged[name] = OnnxArtifact(artifact.target, artifact.interface, artifact.provenance, file=file, branch=branch)
     return {**parts, **merged}
 
 
@@ -113,7 +111,7 @@ class _Merger:
         return ir.Graph([], results, nodes=nodes, name=label)
 
     def _initializer(self, value: ir.Value) -> ir.Value:
-        """The one initializer for all values of these contents: weights go by their memory, constants by their bytes."""
+        """The one initializer for these contents: weights go by their memory, constants by their bytes."""
         tensor = cast(ir.TensorProtocol, value.const_value)
         key = _contents(tensor)
         if key not in self.initializers:

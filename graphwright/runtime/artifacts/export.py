@@ -12,6 +12,7 @@ import torch
 
 from graphwright.frontends.capture import capture
 from graphwright.frontends.tasks import is_pretrained
+from graphwright.ir.errors import InputError
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bundle import Bundle
@@ -56,7 +57,9 @@ class Export:
     def __str__(self) -> str:
         lines = [str(report) for report in self.support.values()]
         alone = len(self.comparisons) == 1
-        lines += [f"{comparison}" if alone else f"{name}\n{comparison}" for name, comparison in self.comparisons.items()]
+        lines += [
+            f"{comparison}" if alone else f"{name}\n{comparison}" for name, comparison in self.comparisons.items()
+        ]
         return "\n".join(lines)
 
 
@@ -114,6 +117,25 @@ def export(
         progress("writing")
         bundle.save(folder, lambda place: _save_config(model, place))
     return done
+
+
+def verify_bundle(model: Any, bundle: Bundle) -> dict[str, Comparison]:
+    """Compare each part of a bundle with the unmodified model.
+
+    Raises:
+        InputError: The model has other parts than the bundle.
+    """
+    references: dict[str, Any] = {"model": model}
+    if is_pretrained(model) or _is_embedder(model):
+        from graphwright.frontends.parts import parts
+
+        references = {part.name: part.module for part in parts(model, bundle.task or None)}
+    missing = [name for name in bundle.parts if name not in references]
+    if missing:
+        raise InputError(
+            f"the model has no {missing[0]}", why=f"its parts for '{bundle.task}' are {', '.join(references)}"
+        )
+    return {name: compare(references[name], part, raise_on_mismatch=False) for name, part in bundle.parts.items()}
 
 
 def support(model: Any, target: str | Target, *, pipeline: str = "default", **options: Any) -> dict[str, SupportReport]:

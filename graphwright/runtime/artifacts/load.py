@@ -11,9 +11,7 @@ from graphwright.lowering.artifact import read_manifest
 from graphwright.lowering.bundle import load_bundle
 
 
-def load_artifact(
-    folder: str | Path, *, providers: Sequence[Any] | None = None, session_options: Any = None
-) -> Any:
+def load_artifact(folder: str | Path, *, providers: Sequence[Any] | None = None, session_options: Any = None) -> Any:
     """Read an exported model.
 
     A folder with a transformers `config.json` gives an object of the model's own class, without weights, whose
