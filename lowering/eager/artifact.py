@@ -13,6 +13,7 @@ from graphwright.ir.node import op_name
 from graphwright.ir.program import Program
 from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.eager.cuda import CompileMode, CudaFunction, compiles
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
 from graphwright.lowering.eager.linear import LinearMode
 from graphwright.lowering.interface import Interface
@@ -26,13 +27,18 @@ class EagerArtifact(Artifact):
         program: The program; kept, not copied.
         fold: Which weight expressions to compute once; see `FoldedFunction`.
         linear: The forms of linears to choose from; see `LinearCall`.
+        compile: Whether to compile for a GPU; see `CudaFunction`.
     """
 
-    def __init__(self, target: str, program: Program, fold: FoldMode, linear: LinearMode = "mkl") -> None:
+    def __init__(
+        self, target: str, program: Program, fold: FoldMode, linear: LinearMode = "mkl", compile: CompileMode = "never"
+    ) -> None:
         calls = {node.name: [op_name(node)] for node in program.graph.nodes if node.op == "call_function"}
         super().__init__(target, Interface.of(program), calls)
         self.program = program
         self._function = FoldedFunction(program, fold, linear)
+        use_compiled = compile != "never" and compiles(program)
+        self._call = CudaFunction(program, self._function, compile) if use_compiled else self._function
 
     @property
     def module(self) -> GraphModule:
@@ -45,7 +51,7 @@ class EagerArtifact(Artifact):
 
     def flat(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Run on tensors in the order of `input_names`, without checks; returns all flat results of the program."""
-        return self._function(inputs)
+        return self._call(inputs)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         results = self.flat([inputs[name] for name in self.input_names])

@@ -30,19 +30,22 @@ class FlatFunction:
         return self._forward(*inputs, *self.weights, *folded)
 
 
-def flat_function(program: Program, folded: Sequence[Node] = ()) -> FlatFunction:
+def flat_function(program: Program, folded: Sequence[Node] = (), results: Sequence[Any] | None = None) -> FlatFunction:
     """The flat function of a program.
 
     Args:
         program: The program; inputs that are not tensors become the constants they were captured with.
         folded: Nodes whose values are passed as arguments instead of being computed.
+        results: Nodes to return instead of the program's results; then effects that they do not need are left out.
     """
-    results = [value for value in program.results if isinstance(value, Node)]
+    wanted = program.results if results is None else results
+    needed = [value for value in wanted if isinstance(value, Node)]
     effects = [node for node in program.graph.nodes if node.op == "call_function" and is_needed(node)]
-    builder = _Builder(program, folded, live=ancestors([*results, *effects], stop=set(folded)))
+    live = ancestors([*needed, *(effects if results is None else ())], stop=set(folded))
+    builder = _Builder(program, folded, live)
     for node, leaf in zip(program.placeholders, program.example.leaves(), strict=True):
         builder.values[node] = builder.argument(node) if isinstance(leaf, torch.Tensor) else leaf
-    return builder.build(program.results)
+    return builder.build(wanted)
 
 
 def weight_function(program: Program, nodes: Sequence[Node]) -> FlatFunction:

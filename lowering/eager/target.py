@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.artifact import EagerArtifact
+from graphwright.lowering.eager.cuda import CompileMode
 from graphwright.lowering.eager.folding import FoldMode
 from graphwright.lowering.eager.linear import LinearMode
 from graphwright.lowering.target import Target
@@ -26,15 +27,18 @@ class EagerTarget(Target):
             the model's own weights with activations and residuals fused, `auto` is the faster of the two, as measured
             once on this machine for each size, and `packed` also tries a reordered copy of the weights, which is the
             fastest but takes their memory a second time.
+        compile: Whether a program of half precision on a GPU is compiled, for inference: `never`, `default`, or
+            `autotune`, which times several kernels for each product; see `CudaFunction`.
     """
 
     name: ClassVar[str] = "eager"
     fold: FoldMode = "all"
     linear: LinearMode = "auto"
+    compile: CompileMode = "never"
 
     def emit(self, program: Program) -> EagerArtifact:
         """Compile the program to one flat function."""
-        return EagerArtifact(str(self), program, self.fold, self.linear)
+        return EagerArtifact(str(self), program, self.fold, self.linear, self.compile)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> EagerArtifact:

@@ -1,0 +1,147 @@
+"""Latency of encoders on a GPU beside what users have otherwise: `python -m benchmarks.gpu_encoders`.
+
+BERT-base shape with random weights, fp16, milliseconds per call: medians of CUDA events, peers taking turns. Errors
+are the largest ones at real positions, against float32, relative to the largest element.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import graphwright as gw
+from benchmarks.models import bert
+from graphwright.lowering.eager.target import EagerTarget
+
+CASES = ((64, 128, 0.0), (64, 128, 0.41), (64, 512, 0.43), (1, 128, 0.0))
+PIPELINES = {False: "default,merge-linears", True: "default,remove-padding,merge-linears"}
+
+
+def batch(rows: int, length: int, padding: float) -> dict[str, torch.Tensor]:
+    """A right-padded batch whose lengths are spread evenly around their mean."""
+    mean = length * (1 - padding)
+    spread = min(mean - 1, length - mean)
+    lengths = torch.linspace(mean - spread, mean + spread, rows).round().long()
+    lengths = lengths[torch.randperm(rows, generator=torch.Generator().manual_seed(0))]
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    ids = torch.randint(5, 30000, (rows, length), generator=torch.Generator().manual_seed(1)) * mask
+    return {"input_ids": ids.cuda(), "attention_mask": mask.cuda()}
+
+
+def fastpath(model: Any) -> Callable[..., Any]:
+    """BERT on `torch.nn.TransformerEncoder`, whose inference fast path uses nested tensors for padding."""
+    config = model.config
+    layer = torch.nn.TransformerEncoderLayer(
+        config.hidden_size, config.num_attention_heads, config.intermediate_size, 0.0, "gelu", 1e-12, batch_first=True
+    )
+    encoder = torch.nn.TransformerEncoder(layer, config.num_hidden_layers, enable_nested_tensor=True)
+    for new, old in zip(encoder.layers, model.encoder.layer, strict=True):
+        own, pair = old.attention.self, old.attention.output
+        new.self_attn.in_proj_weight.data = torch.cat([own.query.weight, own.key.weight, own.value.weight]).data
+        new.self_attn.in_proj_bias.data = torch.cat([own.query.bias, own.key.bias, own.value.bias]).data
+        for mine, theirs in (
+            (new.self_attn.out_proj, pair.dense), (new.norm1, pair.LayerNorm), (new.linear1, old.intermediate.dense),
+            (new.linear2, old.output.dense), (new.norm2, old.output.LayerNorm),
+        ):  # fmt: skip
+            mine.load_state_dict(theirs.state_dict())
+    encoder = encoder.cuda().half().eval()
+
+    def run(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = None if attention_mask.shape[0] == 1 else attention_mask == 0
+        return encoder(model.embeddings(input_ids), src_key_padding_mask=mask)
+
+    return run
+
+
+def ours(model: Any, *, packed: bool, compile: str) -> Callable[..., Any]:
+    """Captured, rewritten, lowered."""
+    program = gw.Pipeline(PIPELINES[packed]).run(_captured(model), validate=False).program
+    return EagerTarget(compile=compile).lower(program)  # type: ignore[arg-type]
+
+
+_programs: dict[int, Any] = {}
+
+
+def _captured(model: Any) -> Any:
+    if id(model) not in _programs:
+        _programs[id(model)] = gw.capture(model)
+    return _programs[id(model)]
+
+
+def median(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each call, all taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 3):
+        for name, call in calls.items():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            if i >= 3:
+                times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def hidden(result: Any) -> torch.Tensor:
+    """The last hidden states of whatever a candidate returns."""
+    if isinstance(result, torch.Tensor):
+        return result
+    return result["last_hidden_state"] if "last_hidden_state" in result else next(iter(result.values()))
+
+
+def error(result: Any, reference: torch.Tensor, mask: torch.Tensor) -> float:
+    """Largest error at real positions, relative to the largest element."""
+    found = torch.nn.functional.pad(hidden(result), (0, 0, 0, mask.shape[1] - hidden(result).shape[1]))
+    difference = (found.float() - reference)[mask == 1].abs().max()
+    return float(difference / reference[mask == 1].abs().max())
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print one line of JSON per case."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--autotune", action="store_true")
+    options = parser.parse_args()
+    sdpa, eager = bert(attention="sdpa").cuda().half(), bert(attention="eager").cuda().half()
+    wide = bert(attention="sdpa").cuda()
+    compiled = torch.compile(sdpa)
+    mode = "autotune" if options.autotune else "default"
+    candidates: dict[str, Callable[..., Any]] = {
+        "hf eager": eager, "hf sdpa": sdpa, "hf sdpa + torch.compile": compiled, "torch fastpath": fastpath(sdpa),
+        "ours": ours(sdpa, packed=False, compile="never"),
+        "ours, packed": ours(sdpa, packed=True, compile="never"),
+        "ours, compiled": ours(sdpa, packed=False, compile=mode),
+        "ours, packed, compiled": ours(sdpa, packed=True, compile=mode),
+    }  # fmt: skip
+    wanted = options.only.split("|") if options.only else list(candidates)
+    for rows, length, padding in CASES:
+        inputs = batch(rows, length, padding)
+        calls, notes = {}, {}
+        reference = hidden(wide(**inputs))
+        for name in wanted:
+            begin = time.perf_counter()
+            try:
+                candidates[name](**inputs)
+                notes[name] = round(error(candidates[name](**inputs), reference, inputs["attention_mask"]), 5)
+                calls[name] = partial(candidates[name], **inputs)
+            except Exception as failure:
+                notes[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
+            torch.cuda.synchronize()
+            print(f"  {name}: first calls {time.perf_counter() - begin:.1f} s, error {notes[name]}", flush=True)
+        times = {name: round(value, 3) for name, value in median(calls, options.rounds).items()}
+        print(json.dumps({"case": f"{rows}x{length}, {padding:.0%}", "ms": times, "error": notes}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A program on a GPU: one compiled function, and replayed as one CUDA graph where launches would take the time.
+
+What depends on the values of the inputs (the plan of a packed batch) runs first, by itself, so that the rest is
+compiled as a whole for any number of tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from graphwright.ir.node import is_call
+from graphwright.ir.program import Program
+from graphwright.lowering.eager.flat import flat_function, weight_function
+from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
+from graphwright.lowering.eager.watch import WeightWatch
+
+logger = logging.getLogger("graphwright")
+CompileMode = Literal["never", "default", "autotune"]
+Flat = Callable[[Sequence[Tensor]], tuple[Any, ...]]
+
+_HALF = (torch.float16, torch.bfloat16)
+_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1}  # of the largest element: both sides round at every op
+_MAX_GRAPHS = 16
+
+
+class CudaFunction:
+    """A flat function on a GPU, for inference.
+
+    The first call with inputs of new sizes is compared with the uncompiled function; if it cannot be compiled or
+    computes something else, the uncompiled function serves from then on, with one logged sentence. Calls that record
+    gradients, or whose tensors are elsewhere, go to the uncompiled function as well.
+
+    Args:
+        program: The program.
+        plain: The uncompiled function.
+        mode: `autotune` lets Inductor time several kernels for each product, which takes minutes once.
+    """
+
+    def __init__(self, program: Program, plain: FoldedFunction, mode: CompileMode) -> None:
+        self.plain, self.mode = plain, mode
+        self._plan = [node for node in program.graph.nodes if _is_plan(node)]
+        expressions = weight_expressions(program, "all")
+        self._prelude = flat_function(program, results=self._plan) if self._plan else None
+        self._weights = weight_function(program, expressions)
+        self._body = flat_function(program, [*expressions, *self._plan])
+        self._compiled: Flat | None = None
+        self._graphs: OrderedDict[Any, Replay] = OrderedDict()
+        self._seen: set[Any] = set()
+        self._folded: Sequence[Tensor] = ()
+        self._watch = WeightWatch((*self._body.weights, *self._weights.weights), sample=False)
+        self._failed = False
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Run on the tensor inputs; returns the flat results."""
+        if self._failed or torch.is_grad_enabled() or not all(tensor.is_cuda for tensor in inputs):
+            return self.plain(inputs)
+        if torch._C._is_any_autocast_enabled() or torch.cuda.is_current_stream_capturing():
+            return self.plain(inputs)
+        sizes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        return self._serve(inputs, sizes) if sizes in self._seen else self._learn(inputs, sizes)
+
+    def _learn(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
+        expected = self.plain(inputs)
+        try:
+            _compare(expected, self._serve(inputs, sizes))
+            self._seen.add(sizes)
+        except Exception as error:
+            self._failed = True
+            logger.warning("The program runs uncompiled: %s: %s", type(error).__name__, str(error)[:300])
+        return expected
+
+    def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
+        folded = self._current()
+        compiled = self._compiled or self._compile()
+        if self._prelude is not None:
+            plan = self._prelude(inputs)
+            for tensor in (plan[0], plan[2]):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            return compiled([*inputs, *self._body.weights, *folded, *plan])
+        replay = self._graphs.get(sizes)
+        if replay is None:
+            while len(self._graphs) >= _MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+            rest = [*self._body.weights, *folded]
+            replay = self._graphs[sizes] = Replay(lambda own: compiled([*own, *rest]), inputs)
+        return replay(inputs)
+
+    def _compile(self) -> Flat:
+        options: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True}
+        forward = torch.compile(self._body.module.forward, options=options if self.mode == "autotune" else None)
+        self._compiled = lambda arguments: forward(*arguments)
+        return self._compiled
+
+    def _current(self) -> Sequence[Tensor]:
+        """Values of the weight expressions; where a weight has changed, they and all graphs are made anew."""
+        if self._watch.changed():
+            self._graphs.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                self._folded = self._weights(())
+        return self._folded
+
+
+class Replay:
+    """One call, recorded as a CUDA graph; the results of each replay are new tensors.
+
+    Args:
+        function: What to record; it must read nothing back from the GPU.
+        inputs: Inputs of the sizes to record for.
+    """
+
+    def __init__(self, function: Flat, inputs: Sequence[Tensor]) -> None:
+        self.inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # libraries set themselves up at the first call
+                function(self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.results = function(self.inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Replay on other inputs of the same sizes."""
+        torch._foreach_copy_(self.inputs, list(inputs))
+        self.graph.replay()
+        return tuple(value.clone() if isinstance(value, Tensor) else value for value in self.results)
+
+
+def compiles(program: Program) -> bool:
+    """Whether a program is worth compiling: its weights are half precision on a GPU."""
+    weights = [value for value in program.tensors().values() if value.is_floating_point() and value.dim() > 1]
+    return bool(weights) and all(weight.is_cuda and weight.dtype in _HALF for weight in weights)
+
+
+def _is_plan(node: Node) -> bool:
+    """Whether a node is a part of a plan of packed tokens."""
+    source = node.args[0] if node.args else None
+    return bool(node.users) and is_call(source, torch.ops.graphwright.token_plan)
+
+
+def _compare(expected: Sequence[Any], actual: Sequence[Any]) -> None:
+    for i, (want, have) in enumerate(zip(expected, actual, strict=True)):
+        if not isinstance(want, Tensor) or not want.is_floating_point() or not want.numel():
+            continue
+        difference = float((want.float() - have.float()).abs().max())
+        allowed = _TOLERANCE.get(want.dtype, 1e-3) * float(want.float().abs().max())
+        if not difference <= allowed:
+            raise ValueError(f"result {i} differs by {difference:.3g}, {allowed:.3g} is allowed")
