@@ -13,8 +13,8 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
-from graphwright.lowering.eager.linear import LinearMode
-from graphwright.lowering.eager.linears import REORDER, place_linears
+from graphwright.lowering.eager.linears import REORDER, LinearMode, place_linears
+from graphwright.lowering.eager.narrow import narrow
 from graphwright.lowering.eager.watch import WeightWatch
 
 FoldMode = Literal["all", "views", "never"]
@@ -32,13 +32,16 @@ class FoldedFunction:
         mode: Which expressions to keep: `all`, those that only look into a weight (`views`), or `never`. A kept value
             is computed again when a weight changes; see `WeightWatch`.
         linear: The forms of linears to choose from.
+        dtype: What to compute float32 products in where autograd does not record; None for float32.
     """
 
-    def __init__(self, program: Program, mode: FoldMode, linear: LinearMode = "mkl") -> None:
+    def __init__(
+        self, program: Program, mode: FoldMode, linear: LinearMode = "mkl", dtype: torch.dtype | None = None
+    ) -> None:
         self.program, self.mode = program, mode
         if linear == "packed" and mode == "never":
             linear = "auto"  # a reordered weight is a kept expression
-        self._fast_program = place_linears(program, linear)
+        self._fast_program = place_linears(narrow(program, dtype) if dtype is not None else program, linear)
 
     @cached_property
     def plain(self) -> FlatFunction:

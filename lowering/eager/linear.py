@@ -6,19 +6,15 @@ weight as it lies; a reordered copy is somewhat faster and takes the weight's me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from graphwright.lowering.eager.speeds import user_speeds
 
-LinearMode = Literal["auto", "mkl", "onednn", "packed"]
 Run = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-
-_BACKENDS = {"auto": ("mkl", "onednn"), "mkl": ("mkl",), "onednn": ("onednn",), "packed": ("mkl", "onednn", "packed")}
 
 aten_linear = torch._C._nn.linear
 onednn_linear = torch.ops.mkldnn._linear_pointwise.default
@@ -49,16 +45,16 @@ class LinearCall:
     for a thousand. For each class the forms are timed once and the result kept; see `Speeds`.
 
     Args:
-        mode: The forms to choose from: `mkl`, `onednn`, both (`auto`), or those and the reordered weight (`packed`).
+        backends: What to choose from: `mkl` (ATen), `onednn`, `packed` (oneDNN on the reordered weight).
         epilogue: What follows the linear.
     """
 
     __name__ = "linear_call"
 
-    def __init__(self, mode: LinearMode, epilogue: Epilogue) -> None:
+    def __init__(self, backends: Sequence[str], epilogue: Epilogue) -> None:
         self.epilogue = epilogue
-        self.forms = {name: form for name, form in _forms(epilogue).items() if name.rstrip("+") in _BACKENDS[mode]}
-        self._chosen: dict[int, Run] = {0: _forms(epilogue)["mkl"]}
+        self.forms = {name: form for name, form in _forms(epilogue).items() if name.rstrip("+") in backends}
+        self._chosen: dict[int, Run] = {}
 
     def __call__(
         self, x: Tensor, weight: Tensor, packed: Tensor, bias: Tensor | None, other: Tensor | None = None
@@ -68,7 +64,7 @@ class LinearCall:
         Args:
             x: [..., features in].
             weight: [features out, features in].
-            packed: The same, reordered by oneDNN; any tensor where the mode is not `packed`.
+            packed: The same, reordered by oneDNN; any tensor where `packed` is not among the backends.
             bias: [features out].
             other: [..., features out], the residual.
         """
@@ -83,7 +79,7 @@ class LinearCall:
     ) -> str:
         if len(self.forms) == 1:
             return next(iter(self.forms))
-        layout = "rows" if weight.is_contiguous() else "columns"
+        layout = "rows" if weight.layout != torch.strided or weight.is_contiguous() else "columns"
         sizes = f"2^{rows}x{weight.shape[1]}x{weight.shape[0]}"
         kind = f"linear {x.dtype} {sizes} {layout} +{self.epilogue.name} threads={torch.get_num_threads()}"
         calls = {name: lambda run=run: run(x, weight, packed, bias, other) for name, run in self.forms.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.fx import Node
@@ -10,12 +10,17 @@ from torch.fx import Node
 from graphwright.ir.infer import same_shape
 from graphwright.ir.node import bound, is_call, shape_of, value_of
 from graphwright.ir.program import Program
+from graphwright.ir.views import view_root
 from graphwright.lowering.eager.bindings import binding
-from graphwright.lowering.eager.linear import Epilogue, LinearCall, LinearMode
+from graphwright.lowering.eager.linear import Epilogue, LinearCall
 from graphwright.passes.linear.bias import is_weight
+
+LinearMode = Literal["auto", "mkl", "onednn", "packed"]
 
 aten = torch.ops.aten
 REORDER = torch.ops.mkldnn._reorder_linear_weight.default
+
+_BACKENDS = {"auto": ("mkl", "onednn"), "onednn": ("onednn",), "packed": ("mkl", "onednn", "packed")}
 
 # Below this number of weight elements a call takes longer to dispatch than to compute.
 _LEAST_ELEMENTS = 1 << 16
@@ -27,7 +32,7 @@ def place_linears(program: Program, mode: LinearMode, *, least: int = _LEAST_ELE
 
     Args:
         program: The program; it stays as it is.
-        mode: The forms that each linear chooses from.
+        mode: The forms that each linear chooses from; `mkl` leaves everything to ATen.
         least: Smallest number of weight elements.
 
     Returns:
@@ -70,17 +75,26 @@ def _dtypes() -> tuple[torch.dtype, ...]:
 def _place(node: Node, mode: LinearMode) -> None:
     x, weight, bias = bound(node).values()
     last, epilogue, other = _epilogue(node)
-    graph = node.graph
+    graph, backends, packed = node.graph, _BACKENDS[mode], weight
     with graph.inserting_before(last):
-        packed = weight
-        if mode == "packed":
+        if mode == "packed" or _is_own_copy(weight):
             packed = graph.call_function(REORDER, (weight, None))
             packed.meta["val"] = value_of(weight)
-        call = graph.call_function(LinearCall(mode, epilogue), (x, weight, packed, bias, other))
+        if _is_own_copy(weight):
+            backends, weight = ("packed",), packed
+        call = graph.call_function(LinearCall(backends, epilogue), (x, weight, packed, bias, other))
     call.meta = dict(last.meta)
     for old in dict.fromkeys((last, node)):
         old.replace_all_uses_with(call)
         graph.erase_node(old)
+
+
+def _is_own_copy(weight: Node) -> bool:
+    """Whether a weight is the program's own, in half precision: then the reordered one can take its place.
+
+    In float32 the form in the model's layout may be the faster one, for few rows above all.
+    """
+    return view_root(weight).op != "get_attr" and value_of(weight).dtype != torch.float32
 
 
 def _epilogue(node: Node) -> tuple[Node, Epilogue, Node | None]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from graphwright.ir.errors import GraphwrightError
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.artifact import EagerArtifact
 from graphwright.lowering.eager.cuda import CompileMode
 from graphwright.lowering.eager.folding import FoldMode
-from graphwright.lowering.eager.linear import LinearMode
+from graphwright.lowering.eager.linears import LinearMode
+from graphwright.lowering.eager.narrow import narrow_dtype
 from graphwright.lowering.target import Target
 from graphwright.passes.spec import build, parse_call
 
@@ -27,18 +29,33 @@ class EagerTarget(Target):
             the model's own weights with activations and residuals fused, `auto` is the faster of the two, as measured
             once on this machine for each size, and `packed` also tries a reordered copy of the weights, which is the
             fastest but takes their memory a second time.
+        dtype: `bfloat16` allows float32 products on a CPU, and what follows them, to be computed in half precision
+            where no gradient is recorded, if this machine is faster at it; weights are kept in that dtype as well.
         compile: Whether a program of half precision on a GPU is compiled, for inference: `never`, `default`, or
             `autotune`, which times several kernels for each product; see `CudaFunction`.
+
+    Raises:
+        GraphwrightError: `dtype=bfloat16` without `fold=all`: the narrow weights have to be kept.
     """
 
     name: ClassVar[str] = "eager"
     fold: FoldMode = "all"
     linear: LinearMode = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     compile: CompileMode = "never"
+
+    def __post_init__(self) -> None:
+        if self.dtype != "float32" and self.fold != "all":
+            raise GraphwrightError(f"eager{{dtype={self.dtype}}} needs fold=all", why="the narrow weights must be kept")
+
+    def pipeline(self) -> str:
+        """Narrowing follows values from op to op, so nothing may be written in place."""
+        return "canonicalize" if self.dtype != "float32" else ""
 
     def emit(self, program: Program) -> EagerArtifact:
         """Compile the program to one flat function."""
-        return EagerArtifact(str(self), program, self.fold, self.linear, self.compile)
+        dtype = narrow_dtype(self.dtype)
+        return EagerArtifact(str(self), program, self.fold, self.linear, dtype, self.compile)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> EagerArtifact:
