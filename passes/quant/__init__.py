@@ -1,0 +1,1 @@
+"""Weight-only quantization of linears: calibration, solvers, and the codes that they choose."""
