@@ -110,14 +110,14 @@ class Checker:
     def _compare(self, graph: CapturedGraph, tensors: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
         with self.random.replayed():
             actual = graph.results(tensors)
-        text = first_difference(expected, actual)
+        text = first_difference(graph.zeroed(expected, tensors), actual)
         if text:
             raise Mismatch(f"{text} {what}")
 
     def _check_gradients(self, graph: CapturedGraph, tensors: Sequence[Tensor]) -> None:
         sources = [*self.parameters, *(tensor for tensor in tensors if tensor.requires_grad)]
         with self.random.replayed():
-            expected = _gradients(self._run_original(tensors)[0], sources)
+            expected = _gradients(graph.zeroed(self._run_original(tensors)[0], tensors), sources)
         with self.random.replayed():
             actual = _gradients(graph.results(tensors), sources)
         text = first_difference(expected, actual)

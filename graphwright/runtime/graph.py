@@ -13,6 +13,7 @@ from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.caches import store_cache
 from graphwright.runtime.call import Call
 from graphwright.runtime.capture import Layouts
+from graphwright.runtime.padding import ZeroedResults
 from graphwright.runtime.sizes import SizeGuard
 from graphwright.runtime.structure import rebuild
 
@@ -31,6 +32,7 @@ class CapturedGraph:
         self.guard = SizeGuard(program, tensors)
         self.layouts = layouts
         self.artifact = EagerTarget(fold="views").emit(pipeline.run(program, validate=False).program)
+        self.zeroed = ZeroedResults(self.artifact.program)
         self._flat = self.artifact.flat
 
     def accepts(self, call: Call) -> bool:
