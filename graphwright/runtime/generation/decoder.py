@@ -30,6 +30,11 @@ class Decoder:
         self._served = True
         self._predicted = False
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether a session serves the steps and knows what they take."""
+        return self.session is not None and self._predicted
+
     def logits(self, ids: Tensor) -> Tensor:
         """Logits of the last of these tokens, [batch, vocabulary]; `ids` are all so far."""
         if self.session is not None and self._predicted:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphwright.runtime.generation.decoder import Decoder
 from graphwright.runtime.generation.engine import Engine
+from graphwright.runtime.generation.greedy import is_plain
 
 
 class Sampler:
@@ -36,7 +37,9 @@ class Sampler:
         returns = settings.return_dict_in_generate
         self.scores: tuple[Tensor, ...] | None = () if returns and settings.output_scores else None
         self.logits: tuple[Tensor, ...] | None = () if returns and settings.output_logits else None
-        self.has_end = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        ends = [criterion.eos_token_id for criterion in criteria if hasattr(criterion, "eos_token_id")]
+        self.has_end = bool(ends)
+        self.ends = torch.cat([end.to(device).view(-1) for end in ends]) if ends else None
         self.padding = None if settings._pad_token_tensor is None else settings._pad_token_tensor.to(device)
         self.unfinished = torch.ones(batch, dtype=torch.long, device=device)
 
@@ -96,10 +99,29 @@ def sample(
             streamer.put(tokens.cpu())
         if stops:
             break
+        if ids.is_cuda and decoder.is_steady and is_plain(sampler):
+            ids = _greedy(decoder, ids, sampler, streamer)
+            break
         logits = decoder.logits(ids)
     if streamer is not None:
         streamer.end()
     return _result(ids, sampler, settings, decoder, is_pair)
+
+
+def _greedy(decoder: Decoder, ids: Tensor, sampler: Sampler, streamer: Any) -> Tensor:
+    """The rest of a greedy decoding without the host; returns all tokens."""
+    limit = _limit(sampler.criteria)
+    going = True
+    while going and (limit is None or ids.shape[1] < limit):
+        steps = limit - ids.shape[1] if limit is not None else 1 << 20
+        session = decoder.session
+        for tokens in session.greedy(ids[:, -1:], sampler, steps, streamer is not None):
+            if streamer is not None and tokens is not None:
+                streamer.put(tokens)
+        ids = torch.cat([ids, session.chosen()], dim=1)
+        sampler.unfinished = sampler.unfinished & ~sampler.criteria(ids, None)
+        going = bool(sampler.unfinished.any())
+    return ids
 
 
 def _limit(criteria: Sequence[Any]) -> int | None:

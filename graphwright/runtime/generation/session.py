@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from graphwright.runtime.caches import Unservable
 from graphwright.runtime.call import Call
 from graphwright.runtime.generation.caches import GrowingCache, capacity_for
 from graphwright.runtime.generation.engine import Engine
-from graphwright.runtime.generation.slots import Slots
+from graphwright.runtime.generation.greedy import GreedyReplay
+from graphwright.runtime.generation.slots import POSITIONS, Slots
 
 _TOKENS = ("input_ids", "decoder_input_ids")
-_POSITIONS = ("position_ids", "decoder_position_ids")
 
 
 class Session:
@@ -54,6 +54,32 @@ class Session:
         self._tensor(self._tokens).copy_(tokens)
         return self._run()
 
+    def greedy(self, tokens: Tensor, sampler: Any, steps: int, watch: bool) -> Iterator[Tensor | None]:
+        """Steps that choose their tokens themselves, as long as the buffers have room; on GPUs only.
+
+        Args:
+            tokens: The last tokens, [batch, 1].
+            sampler: Knows which tokens end a sequence.
+            steps: At most so many.
+            watch: Yield each step's tokens on the host, [batch].
+        """
+        self._make_room()
+        self._tensor(self._tokens).copy_(tokens)
+        key = (None if sampler.ends is None else tuple(sampler.ends.tolist()), sampler.padding is None)
+        if key not in self.slots.greedy:
+            self.slots.greedy[key] = GreedyReplay(self.slots, self._tensor(self._tokens), sampler.ends, sampler.padding)
+        replay: GreedyReplay = self.slots.greedy[key]
+        self.start, self.history = self.length + 1, replay.history
+        room = self.slots.inputs.own[0][0].shape[2] - self.length
+        for chosen in replay.run(min(steps, room), sampler.unfinished.bool(), watch):
+            self.length += 1
+            self.engine.dispatcher.served += 1
+            yield chosen
+
+    def chosen(self) -> Tensor:
+        """Tokens of the last run of `greedy`, [batch, steps]."""
+        return self.history[:, self.start : self.length + 1]
+
     def follow(self, arguments: Mapping[str, Any]) -> Tensor:
         """Logits of the step with these arguments of `forward`.
 
@@ -64,7 +90,7 @@ class Session:
         given.pop("past_key_values", None)
         self._check_next(given)
         self._make_room()
-        for name in (self._tokens, *_POSITIONS):
+        for name in (self._tokens, *POSITIONS):
             if name in given:
                 self._tensor(name).copy_(given[name])
         if self._mask in given:
@@ -92,7 +118,7 @@ class Session:
             self._check_next(given)
         except Unservable:
             return False
-        positions = [name for name in _POSITIONS if name in given]
+        positions = [name for name in POSITIONS if name in given]
         mask = given.get(self._mask)
         same_mask = mask is None or torch.equal(mask, self._tensor(self._mask)[:, : self.length + 1])
         return same_mask and all(torch.equal(self._tensor(name), given[name]) for name in positions)
@@ -103,8 +129,6 @@ class Session:
         logits = self.slots.run()
         self.length += 1
         self.engine.dispatcher.served += 1
-        for tensor in (self.slots.inputs.position, *(self._tensor(n) for n in _POSITIONS if n in self._given)):
-            tensor.add_(1)
         return logits
 
     def _tensor(self, name: str) -> Tensor:
@@ -116,7 +140,7 @@ class Session:
         if self.length >= capacity:
             self.growing.take_back(inputs.own, inputs.cross, self.length)
             self.growing = GrowingCache.of(self.growing.cache)
-            moving = [name for name in (self._tokens, *_POSITIONS) if name in self._given]
+            moving = [name for name in (self._tokens, *POSITIONS) if name in self._given]
             self._given |= {name: self._tensor(name).clone() for name in moving}
             if self._mask in self._given:
                 mask = self._tensor(self._mask)
@@ -137,7 +161,7 @@ class Session:
         if set(given) != set(self._given):
             raise Unservable(f"a step has other arguments than the one before: {sorted(set(given) ^ set(self._given))}")
         for name, value in given.items():
-            if name not in (self._tokens, self._mask, *_POSITIONS) and not _is_same(value, self._given[name]):
+            if name not in (self._tokens, self._mask, *POSITIONS) and not _is_same(value, self._given[name]):
                 raise Unservable(f"argument '{name}' changes from step to step")
         if given[self._tokens].shape != self._given[self._tokens].shape:
             raise Unservable("a step has another number of tokens")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphwright.runtime.call import Call
 from graphwright.runtime.generation.caches import GrowingCache
+from graphwright.runtime.generation.replay import Replay
 from graphwright.runtime.generation.step import StepGraph, StepInputs
+
+POSITIONS = ("position_ids", "decoder_position_ids")
 
 
 def allocate(call: Call, growing: GrowingCache, capacity: int) -> StepInputs:
@@ -44,10 +48,38 @@ class Slots:
     def __init__(self, graph: StepGraph, inputs: StepInputs, states: object, shapes: Hashable) -> None:
         self.graph, self.inputs, self.states, self.shapes = graph, inputs, states, shapes
         self.tensors = inputs.tensors
+        names = [name for name in POSITIONS if name in inputs.call.names]
+        self.advancing = [inputs.position, *(inputs.call.tensor(name) for name in names)]
+        self.greedy: dict[Hashable, Any] = {}  # of graphwright.runtime.generation.greedy
+        self._replay: Replay | None = None
+        self._token = graph.token()
         self._buffers = self.tensors[len(inputs.call.tensors) + 1 :][: 2 * len(inputs.own)]
 
     def run(self) -> Tensor:
-        """Run the step on the present contents; writes the new token's keys and values; returns the logits."""
+        """Run the step on the present contents and advance; returns the logits, which the next run overwrites."""
+        if not self.tensors[0].is_cuda:
+            return self.step()
+        if self._replay is None:
+            self._replay = Replay(self.step, self.warm_up)
+        logits: Tensor = self._replay()
+        return logits
+
+    def refresh(self) -> None:
+        """Forget recordings if a weight has moved or was written to since."""
+        token = self.graph.token()
+        if token != self._token:
+            self._token, self._replay = token, None
+            self.greedy.clear()
+
+    def step(self) -> Tensor:
+        """Compute the logits, write the new token's keys and values, and move positions on by one."""
+        logits = self.warm_up()
+        for tensor in self.advancing:
+            tensor.add_(1)
+        return logits
+
+    def warm_up(self) -> Tensor:
+        """A step that can be taken again: positions stay."""
         logits, *updated = self.graph.flat(self.tensors)
         for buffer, tensor in zip(self._buffers, updated, strict=True):
             if tensor is not buffer:
@@ -56,6 +88,7 @@ class Slots:
 
     def load(self, call: Call, growing: GrowingCache) -> None:
         """Start another generation of the same sizes in this memory."""
+        self.refresh()
         for tensor, new in zip(self.inputs.call.tensors, call.tensors, strict=True):
             tensor.copy_(new)
         growing.fill(self.inputs.own)

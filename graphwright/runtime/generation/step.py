@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from graphwright.runtime.capture import Forward, disguise
 from graphwright.runtime.generation.caches import Pair
 from graphwright.runtime.sizes import SizeGuard
 
-_STATIC = ("static-cache",)
+_BEFORE_KERNELS = "canonicalize,fuse-norm,fuse-rotary,fuse-activation,fuse-attention,static-cache"
 
 
 class StepInputs:
@@ -118,7 +119,13 @@ class StepGraph:
 
 
 def _lowering_passes(device: torch.device) -> Sequence[Any]:
-    return Pipeline(",".join(_STATIC)).passes
+    """Passes after those of the user: static caches, and on a GPU the kernels for steps of one token."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return Pipeline("static-cache").passes
+    from graphwright.lowering.eager.kernels.decode_pass import FuseDecodeAttention
+    from graphwright.lowering.eager.kernels.gemv_pass import FuseGemv
+
+    return (*Pipeline(_BEFORE_KERNELS).passes, FuseGemv(), FuseDecodeAttention())
 
 
 def _capture(model: nn.Module, forward: Forward, inputs: StepInputs) -> Program:
