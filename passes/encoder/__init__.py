@@ -1,0 +1,1 @@
+"""Encoder layers: recognised by structure, and brought into their fastest form."""
