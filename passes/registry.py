@@ -25,6 +25,7 @@ BUILT_IN = {
     "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
     "conv1d-to-linear": "graphwright.passes.linear.addmm:Conv1dToLinearPass",
     "div-to-mul": "graphwright.passes.linear.division:DivToMul",
+    "encoder-fastpath": "graphwright.passes.encoder.fastpath:EncoderFastpath",
     "fold-batch-norm": "graphwright.passes.batch_norm.fold:FoldBatchNorm",
     "functionalize": "graphwright.passes.canonicalize.functionalize:Functionalize",
     "fuse-activation": "graphwright.passes.activation.fuse:FuseActivation",
