@@ -4,6 +4,7 @@
 |---|---|
 | `graphwright::attention` | attention that ATen's op cannot express: soft-capped scores, sinks |
 | `graphwright::rotary_embedding` | rotary embedding of queries or keys, whole or partial, halves or interleaved |
+| `packed_linear` | a linear whose weight is packed integer codes: `ir/packed.py` |
 | `token_plan`, `pack_tokens`, `unpack_tokens`, `varlen_attention` | batches without their padding: `ir/packing.py` |
 | `graphwright::require` | nothing: it refuses inputs whose values lead to another path than the captured one |
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import torch
 
+from graphwright.ir import packed as _packed  # noqa: F401 - defines packed_linear
 from graphwright.ir import packing as _packing  # noqa: F401 - defines the ops on packed tokens
 from graphwright.ir.errors import InputError
 
