@@ -82,6 +82,9 @@ OTHERS = {
         True,
     ),
 }  # fmt: skip
+DTYPES = {"fsmt": torch.float32}  # its mask's fill value is out of range in float64
+TOLERANCES = {"markuplm": 1e-6, "splinter": 1e-6}  # they compute their softmax in float32 whatever the dtype is
+DYNAMIC = {"vilt": {"hidden_states": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 3: "sequence"}}}
 QUICK = {"bert", "roformer", "vit", "albert", "m2m_100"}
 
 
@@ -89,7 +92,9 @@ def build(name):
     class_name, options, norm_first = (ENCODERS | OTHERS)[name]
     torch.manual_seed(0)
     model_class = getattr(transformers, class_name)
-    model = model_class(model_class.config_class(**options)).eval().double()
+    model = model_class(model_class.config_class(**options)).eval().to(DTYPES.get(name, torch.float64))
+    if name == "vilt":  # what comes before its encoder cannot be captured: it picks patches at random
+        model = model.encoder
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -98,11 +103,12 @@ def build(name):
 
 def inputs_of(name):
     """Inputs for models whose inputs cannot be made up from their config alone."""
-    if name != "vilt":
-        return None
     torch.manual_seed(0)
-    text = {"input_ids": torch.randint(3, 90, (2, 5)), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
-    return {**text, "pixel_values": torch.randn(2, 3, 16, 16).double(), "pixel_mask": torch.ones(2, 16, 16).long()}
+    if name == "vilt":
+        return {"hidden_states": torch.randn(2, 5, 32).double(), "attention_mask": torch.zeros(2, 1, 1, 5).double()}
+    if name == "vit_mae":
+        return {"pixel_values": torch.randn(2, 3, 16, 16).double(), "noise": torch.rand(2, 4).double()}
+    return None
 
 
 def layers(program):
@@ -120,18 +126,12 @@ def marks(name):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in ENCODERS | OTHERS])
 def test_every_layer_of_every_encoder(name):
     model, norm_first = build(name)
-    try:
-        program = capture(model, inputs_of(name))
-    except Exception as error:
-        if name != "vilt":
-            raise
-        pytest.skip(f"the model cannot be captured: {error}")
-    result = fast(program)
+    result = fast(capture(model, inputs_of(name), dynamic=DYNAMIC.get(name, "auto")))
     found = layers(result.program)
     assert len(found) == LAYERS, result.misses
     assert all(layer.norm_first == norm_first for layer in found)
     assert all(len(layer.projections) == 1 for layer in found)  # merged
-    compare(model, result.program)
+    compare(model, result.program, rtol=TOLERANCES.get(name))
 
 
 def test_the_list_is_complete():
