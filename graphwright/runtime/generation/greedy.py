@@ -16,6 +16,21 @@ from graphwright.runtime.generation.replay import Replay
 from graphwright.runtime.generation.slots import Slots
 
 
+def argmax(scores: Tensor) -> Tensor:
+    """The first index of the largest element of each row, [batch, n] -> [batch].
+
+    ATen gives each row to one block of threads; two rounds keep the whole GPU busy.
+    """
+    n = scores.shape[1]
+    width = next((width for width in range(min(512, n), 31, -1) if n % width == 0), 0)
+    if not width:
+        return scores.argmax(dim=-1)
+    parts = scores.view(scores.shape[0], n // width, width)
+    part = parts.amax(dim=-1).argmax(dim=-1)
+    inside = parts.gather(1, part.view(-1, 1, 1).expand(-1, 1, width)).view(-1, width)
+    return part * width + inside.argmax(dim=-1)
+
+
 class GreedyReplay:
     """Steps of one memory that choose their next token themselves.
 
@@ -40,7 +55,7 @@ class GreedyReplay:
         self._replay = Replay(self._step, slots.warm_up)
 
     def _step(self) -> None:
-        chosen = self.slots.step()[:, -1].float().argmax(dim=-1)
+        chosen = argmax(self.slots.step()[:, -1].float())
         if self.ends is not None and self.padding is not None:
             chosen = torch.where(self.unfinished, chosen, self.padding)
             self.unfinished.logical_and_(torch.isin(chosen, self.ends, invert=True))

@@ -13,7 +13,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from graphwright.lowering.eager.kernels.gemv_triton import has_dependent_launch
 
-_SPLIT = 128  # slots that are worth a program of their own
 _scratch: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
@@ -43,7 +42,6 @@ def _decode(
 ):  # fmt: skip
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
     pair = tl.program_id(0)
     split = tl.program_id(1)
     batch = pair // HEADS
@@ -51,82 +49,82 @@ def _decode(
     dims = tl.arange(0, D)
     group = tl.arange(0, GP)
     heads = tl.minimum(group, G - 1)
-    length = tl.load(position)
-    q = _rotated(
-        query + batch * q_row + head * G * q_head,
-        q_head,
-        heads,
-        cos + batch * angle_row,
-        sin + batch * angle_row,
-        D,
-        ROTATE,
-    )
     own = keys + pair.to(tl.int64) * capacity * D
     own_values = values + pair.to(tl.int64) * capacity * D
+    # What earlier steps wrote may be read before the kernel before this one has ended.
+    length = tl.load(position)
+    span = tl.cdiv(tl.cdiv(length, SPLITS), SLOTS) * SLOTS
+    begin = split * span
+    end = tl.minimum(begin + span, length)
+    slots = begin + tl.arange(0, SLOTS)
+    used = slots < end
+    k = tl.load(own + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0)
+    v = tl.load(own_values + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0)
+    if PDL:
+        gdc_wait()
+    if HAS_MASK:
+        used = used & (tl.load(mask + batch * mask_row + slots, mask=used, other=0) != 0)
+    angle = batch * angle_row
+    q = _rotated(query + batch * q_row + head * G * q_head, q_head, heads, cos + angle, sin + angle, D, ROTATE)
     largest = tl.full([GP], -1e30, dtype=tl.float32)
     total = tl.zeros([GP], dtype=tl.float32)
     acc = tl.zeros([GP, D], dtype=tl.float32)
     if split == 0:
         one = tl.zeros([1], dtype=tl.int32)
-        new = _rotated(
-            key + batch * k_row + head * k_head,
-            k_head,
-            one,
-            cos + batch * angle_row,
-            sin + batch * angle_row,
-            D,
-            ROTATE,
-        )
+        new = _rotated(key + batch * k_row + head * k_head, k_head, one, cos + angle, sin + angle, D, ROTATE)
         new_value = tl.load(value + batch * v_row + head * v_head + dims)
         tl.store(own + (length * D + dims)[None, :], new.to(keys.dtype.element_ty))
         tl.store(own_values + length * D + dims, new_value)
         largest = tl.sum(q * new, 1) * scale
         total = tl.full([GP], 1.0, dtype=tl.float32)
         acc = tl.zeros([GP, D], dtype=tl.float32) + new_value.to(tl.float32)[None, :]
-    span = tl.cdiv(tl.cdiv(length, SPLITS), SLOTS) * SLOTS
-    begin = split * span
-    end = tl.minimum(begin + span, length)
     for start in range(begin, end, SLOTS):
-        slots = start + tl.arange(0, SLOTS)
-        used = slots < end
-        if HAS_MASK:
-            used = used & (tl.load(mask + batch * mask_row + slots, mask=used, other=0) != 0)
-        k = tl.load(own + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0).to(tl.float32)
-        v = tl.load(own_values + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0).to(tl.float32)
-        scores = tl.sum(q[:, None, :] * k[None, :, :], 2) * scale
+        scores = tl.sum(q[:, None, :] * k.to(tl.float32)[None, :, :], 2) * scale
         scores = tl.where(used[None, :], scores, -1e30)
         peak = tl.maximum(largest, tl.max(scores, 1))
         weights = tl.where(used[None, :], tl.exp(scores - peak[:, None]), 0.0)
         shrink = tl.exp(largest - peak)
         total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None] + tl.sum(weights[:, :, None] * v[None, :, :], 1)
+        acc = acc * shrink[:, None] + tl.sum(weights[:, :, None] * v.to(tl.float32)[None, :, :], 1)
         largest = peak
+        slots = start + SLOTS + tl.arange(0, SLOTS)
+        used = slots < end
+        if HAS_MASK:
+            used = used & (tl.load(mask + batch * mask_row + slots, mask=used, other=0) != 0)
+        k = tl.load(own + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0)
+        v = tl.load(own_values + slots[:, None] * D + dims[None, :], mask=used[:, None], other=0.0)
     place = out + (batch * HEADS * G + head * G) * D + group[:, None] * D + dims[None, :]
     real = (group < G)[:, None]
     if SPLITS == 1:
         tl.store(place, (acc / total[:, None]).to(out.dtype.element_ty), mask=real)
     else:
-        mine = partial + (pair * SPLITS + split) * GP * (D + 2)
+        # The program that arrives last at the counter combines the parts of all.
+        size: tl.constexpr = GP * (D + 2)
+        mine = partial + (pair * SPLITS + split) * size
         tl.store(mine + group[:, None] * D + dims[None, :], acc)
         tl.store(mine + GP * D + group, largest)
         tl.store(mine + GP * D + GP + group, total)
         tl.debug_barrier()
         arrived = tl.atomic_add(counter + pair, 1, sem="acq_rel", scope="gpu")
         if arrived == SPLITS - 1:
-            peak = tl.full([GP], -1e30, dtype=tl.float32)
-            total = tl.zeros([GP], dtype=tl.float32)
-            acc = tl.zeros([GP, D], dtype=tl.float32)
-            for other in range(SPLITS):
-                theirs = partial + (pair * SPLITS + other) * GP * (D + 2)
-                part = tl.load(theirs + group[:, None] * D + dims[None, :], cache_modifier=".cg")
-                high = tl.load(theirs + GP * D + group, cache_modifier=".cg")
-                weight = tl.load(theirs + GP * D + GP + group, cache_modifier=".cg")
-                both = tl.maximum(peak, high)
-                total = total * tl.exp(peak - both) + weight * tl.exp(high - both)
-                acc = acc * tl.exp(peak - both)[:, None] + part * tl.exp(high - both)[:, None]
-                peak = both
+            theirs = partial + (pair * SPLITS + tl.arange(0, SPLITS)) * size
+            high = tl.load(theirs[:, None] + GP * D + group[None, :], cache_modifier=".cg")
+            weight = tl.load(theirs[:, None] + GP * D + GP + group[None, :], cache_modifier=".cg")
+            inner = (group[:, None] * D + dims[None, :])[None, :, :]
+            parts = tl.load(theirs[:, None, None] + inner, cache_modifier=".cg")
+            factor = tl.exp(high - tl.max(high, 0)[None, :])
+            total = tl.sum(weight * factor, 0)
+            acc = tl.sum(parts * factor[:, :, None], 0)
             tl.store(place, (acc / total[:, None]).to(out.dtype.element_ty), mask=real)
             tl.store(counter + pair, 0)
+
+
+def split_sizes(capacity: int, pairs: int, width: int, groups: int) -> tuple[int, int]:
+    """(programs for each key head, slots that a program reads at once), both powers of two."""
+    slots = max(16, min(64, 8192 // (width * groups)))
+    most = max(1, min(32, 8192 // (width * groups), 264 // pairs))
+    wanted = min(most, triton.cdiv(capacity, slots))
+    return 1 << (wanted.bit_length() - 1), slots
 
 
 def _scratch_of(device: torch.device, pairs: int, splits: int, size: int) -> tuple[Tensor, Tensor]:
@@ -155,8 +153,7 @@ def launch(
     groups = query.shape[1] // heads
     padded = triton.next_power_of_2(groups)
     pairs = batch * heads
-    splits = max(1, min(triton.cdiv(capacity, _SPLIT), 264 // pairs, 16))
-    slots = max(16, min(64, 8192 // (width * padded)))
+    splits, slots = split_sizes(capacity, pairs, width, padded)
     partial, counter = _scratch_of(keys.device, pairs, splits, padded * (width + 2))
     out = query.new_empty(query.shape)
     dependent = has_dependent_launch(keys.device.index or 0)
