@@ -1,0 +1,133 @@
+"""Calibration: stream batches through a program, and quantize its linears as they are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from graphwright.ir.program import Program
+from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.moments import Moments
+from graphwright.passes.quant.sites import Site, Stage, stages_of
+from graphwright.passes.quant.solver import solve_all
+from graphwright.passes.quant.stream import Stream, Values
+
+Progress = Callable[[int, int, Stage], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The data that a program is calibrated with, and where and how it runs.
+
+    Args:
+        batches: Keyword arguments of the program per batch; `attention_mask` `[batch, sequence]` leaves out padding.
+        device: Where to compute; weights come to it segment by segment.
+        products: Dtype of matrix products in forward passes and moments, None for the values' own.
+    """
+
+    batches: Sequence[dict[str, Any]]
+    device: str = "cpu"
+    products: torch.dtype | None = None
+
+    def masks(self) -> list[Tensor | None]:
+        """Boolean masks of the tokens that count, per batch."""
+        masks = [batch.get("attention_mask") for batch in self.batches]
+        return [mask.bool().to(self.device) if mask is not None and mask.dim() == 2 else None for mask in masks]
+
+
+class Calibrator:
+    """Two streams through a program, one as it is and one quantized so far, and the linears between them."""
+
+    def __init__(self, program: Program, sites: Sequence[Site], calibration: Calibration) -> None:
+        self.program, self.calibration, self.sites = program, calibration, list(sites)
+        self.stages = stages_of(self.sites)
+        leaves = [program.flatten(**batch) for batch in calibration.batches]
+        self.residuals = {site.path: _kept(site) for stage in self.stages for site in stage.sites}
+        kept = {
+            node: stage.input for stage in self.stages for site in stage.sites if (node := self.residuals[site.path])
+        }
+        wanted = [stage.input for stage in self.stages]
+        self.stream = Stream(program, wanted, leaves, calibration.device, calibration.products, kept)
+        self.float_stream: Stream | None = None
+        self.masks = calibration.masks()
+
+    @torch.no_grad()
+    def measure(self, stage: Stage) -> Moments:
+        """Run all batches up to a stage and sum what its solver needs."""
+        moments = Moments(stage, self.calibration.products)
+        wants_float = any(site.options.float_target for site in stage.sites)
+        for values, floats, mask in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
+            x = values[stage.input]
+            keep = mask if mask is not None and mask.shape == x.shape[:-1] else None
+            moments.add(x, keep, floats[stage.input] if floats is not None and wants_float else None)
+            for site in stage.sites if floats is not None else ():
+                residual = self.residuals[site.path]
+                if residual is not None and site.options.residual_target:
+                    moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
+        return moments
+
+    def _values(self, stage: Stage) -> Iterator[Values]:
+        return self.stream.advance(stage.input)
+
+    def _floats(self, stage: Stage) -> Iterator[Values | None]:
+        if self.float_stream is not None:
+            yield from self.float_stream.advance(stage.input)
+        else:
+            yield from [None] * len(self.masks)
+
+    @torch.no_grad()
+    def solve(self, stage: Stage, moments: Moments) -> dict[str, QuantizedLinear]:
+        """Quantize the linears of a stage."""
+        assert moments.hessian is not None
+        results = {}
+        for options in dict.fromkeys(site.options for site in stage.sites):
+            sites = [site for site in stage.sites if site.options == options]
+            weights = [self.stream.weight(site.node) for site in sites]
+            corrections = [moments.correction(s.path, w) for s, w in zip(sites, weights, strict=True)]
+            solved = solve_all(weights, moments.hessian, options, corrections)
+            results.update(zip((site.path for site in sites), solved, strict=True))
+        return {site.path: results[site.path] for site in stage.sites}
+
+    def use(self, results: dict[str, QuantizedLinear]) -> None:
+        """Go on with the quantized weights; the float stream goes on with the model's own."""
+        if self.float_stream is None and any(site.options.float_target for site in self.sites):
+            self.float_stream = self.stream.fork()
+        for site in self.sites:
+            if site.path in results:
+                self.stream.weights[site.node] = results[site.path].dequantize()
+
+
+def _kept(site: Site) -> Node | None:
+    """The residual of a site, if it is known before the site's input."""
+    residual = site.residual
+    return residual if residual is not None and residual < site.input else None
+
+
+def quantize(
+    program: Program, sites: Sequence[Site], calibration: Calibration, progress: Progress | None = None
+) -> dict[str, QuantizedLinear]:
+    """Quantize linears in graph order, each calibrated on what the quantized linears before it give.
+
+    Args:
+        program: A canonical program.
+        sites: The linears, from `find_sites`.
+        calibration: The data.
+        progress: Called with (stages done, all stages, stage) before each stage.
+
+    Returns:
+        Module path -> codes.
+    """
+    run = Calibrator(program, sites, calibration)
+    results: dict[str, QuantizedLinear] = {}
+    for i, stage in enumerate(run.stages):
+        if progress is not None:
+            progress(i, len(run.stages), stage)
+        solved = run.solve(stage, run.measure(stage))
+        run.use(solved)
+        results |= solved
+    return results

@@ -1,0 +1,50 @@
+"""Refit of the scales: with the codes given, the output error is quadratic in the scales of each output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphwright.passes.quant.grid import Grid
+from graphwright.passes.quant.options import Options
+
+_RIDGE = 1e-6
+_SOLVED = 1 << 24  # elements of the systems solved at once
+
+
+def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group: Tensor, options: Options) -> Grid:
+    """The grid with least-squares scales, rounded to their dtype.
+
+    Args:
+        grid: The grid that the codes were chosen for.
+        codes: Float `[inputs, outputs]`.
+        hessian: `[inputs, inputs]`.
+        pull: `hessian @ target`, `[inputs, outputs]`.
+        group: Group of each input.
+        options: Dtype of the scales.
+    """
+    groups, outputs = grid.scale.shape
+    step = max(1, _SOLVED // (groups * groups + len(codes)))
+    parts = [
+        _solve(codes[:, part] - grid.zero[group][:, part], hessian, pull[:, part], group, groups)
+        for part in (slice(start, start + step) for start in range(0, outputs, step))
+    ]
+    scale = torch.cat(parts).T
+    ratio = scale / grid.scale
+    kept = torch.where((ratio > 0.25) & (ratio < 4), scale, grid.scale)
+    return Grid(options.round_scales(kept).contiguous(), grid.zero, grid.top)
+
+
+def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Least-squares scales `[outputs, groups]` for centred codes `[inputs, outputs]`."""
+    outputs = codes.shape[1]
+
+    def by_group(values: Tensor) -> Tensor:
+        return values.new_zeros(groups, outputs).index_add_(0, group, values)
+
+    members = [torch.nonzero(group == g).flatten() for g in range(groups)]
+    columns = [by_group(codes * (hessian[:, m] @ codes[m])) for m in members]
+    system = torch.stack(columns).permute(2, 1, 0)
+    ridge = _RIDGE * system.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    system = system + ridge[:, None, None] * torch.eye(groups, device=codes.device)
+    return torch.linalg.solve(system, by_group(codes * pull).T)

@@ -1,0 +1,112 @@
+"""Where a program has linears: found in the graph, grouped by the input that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import bound, is_call, shape_of, value_of
+from graphwright.ir.program import Program
+from graphwright.passes.quant.options import Options, options_for
+
+aten = torch.ops.aten
+
+HEADS = ("*lm_head", "*embed_out", "*score", "*classifier", "*qa_outputs", "*predictions.decoder", "*output_projection")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A linear to be quantized.
+
+    Args:
+        node: The call of `aten::linear`.
+        path: Name of its weight in the state without `.weight`: the module path of the linear.
+        options: How to quantize it.
+    """
+
+    node: Node
+    path: str
+    options: Options
+
+    @property
+    def input(self) -> Node:
+        """The value that it multiplies."""
+        return bound(self.node)["input"]
+
+    @property
+    def weight(self) -> Node:
+        """The weight `[outputs, inputs]`: a state tensor, or an expression of one."""
+        return bound(self.node)["weight"]
+
+    @property
+    def residual(self) -> Node | None:
+        """What its output is added to, if it is only added to a value of the same shape."""
+        users = list(self.node.users)
+        if len(users) != 1 or not is_call(users[0], aten.add.Tensor) or bound(users[0])["alpha"] != 1:
+            return None
+        others = [arg for arg in users[0].args if arg is not self.node]
+        same = len(others) == 1 and isinstance(others[0], Node) and shape_of(others[0]) == shape_of(self.node)
+        return others[0] if same else None  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The linears that read one value, in graph order."""
+
+    input: Node
+    sites: tuple[Site, ...]
+
+
+def find_sites(
+    program: Program,
+    default: Options,
+    overrides: Mapping[str, Mapping[str, Any] | None] | None = None,
+    *,
+    heads: bool = False,
+) -> list[Site]:
+    """The linears of a program whose weight is a matrix of its state, in graph order.
+
+    Args:
+        program: The program.
+        default: Options of a linear that no override matches.
+        overrides: Globs of paths -> options, None to leave out.
+        heads: Also those that make the model's predictions, such as `lm_head`.
+    """
+    sites = []
+    for node in program.graph.nodes:
+        weight = bound(node)["weight"] if is_call(node, aten.linear) else None
+        path = weight_path(weight)
+        if path is None or (not heads and any(fnmatchcase(path, glob) for glob in HEADS)):
+            continue
+        options = options_for(path, default, overrides or {})
+        if options is not None:
+            sites.append(Site(node, path, options))
+    return sites
+
+
+def weight_path(weight: Node | None) -> str | None:
+    """Path of the module whose weight this is, None unless it is a floating matrix made of one state tensor."""
+    source = weight
+    while isinstance(source, Node) and source.op == "call_function" and len(source.all_input_nodes) == 1:
+        source = source.all_input_nodes[0]
+    value = value_of(weight) if isinstance(weight, Node) else None
+    if not isinstance(source, Node) or source.op != "get_attr" or not isinstance(value, torch.Tensor):
+        return None
+    is_matrix = value.dim() == 2 and value.is_floating_point()
+    return str(source.target).removesuffix(".weight") if is_matrix else None
+
+
+def stages_of(sites: Iterable[Site]) -> list[Stage]:
+    """Sites by input, in graph order; a weight that is used again belongs to its first use."""
+    stages: dict[Node, list[Site]] = {}
+    seen: set[str] = set()
+    for site in sites:
+        if site.path not in seen:
+            stages.setdefault(site.input, []).append(site)
+        seen.add(site.path)
+    return [Stage(node, tuple(members)) for node, members in sorted(stages.items(), key=lambda item: item[0])]

@@ -1,0 +1,159 @@
+"""Streaming execution: batches move through the graph segment by segment, and each node runs once per batch.
+
+A segment ends where a value is wanted. Between segments only the values that later segments read are kept; weights are
+read when a segment needs them and let go after it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from graphwright.ir.node import bound, is_call
+from graphwright.ir.program import Program
+
+aten = torch.ops.aten
+linear = torch.nn.functional.linear
+Values = dict[Node, Any]
+
+
+class Stream:
+    """The values of all batches at one point of a program.
+
+    Args:
+        program: The program; it stays as it is.
+        wanted: Values to stop at, in graph order.
+        batches: Flat leaves per batch, as `Program.flatten` returns them.
+        device: Where to compute.
+        products: Dtype in which linears multiply, None for that of their input.
+        kept: Values to keep until a wanted one is reached, though nothing else may read them.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        wanted: Sequence[Node],
+        batches: Sequence[Sequence[Any]],
+        device: torch.device | str = "cpu",
+        products: torch.dtype | None = None,
+        kept: Mapping[Node, Node] | None = None,
+    ) -> None:
+        self.program, self.device, self.products = program, torch.device(device), products
+        self.weights: dict[Node, Tensor] = {}
+        self.nodes = _needed([*wanted, *(kept or {})])
+        self.constant = _constants(self.nodes)
+        self.done = 0
+        self.dying = _last_uses(self.nodes, kept or {})
+        self.batches: list[Values] = [self._start(leaves) for leaves in batches]
+
+    def fork(self) -> Stream:
+        """A stream at the same point that goes on by itself; values up to here are shared."""
+        other = copy.copy(self)
+        other.weights, other.batches = dict(self.weights), [dict(values) for values in self.batches]
+        return other
+
+    def _start(self, leaves: Sequence[Any]) -> Values:
+        needed = set(self.nodes)
+        named = zip(self.program.placeholders, leaves, strict=True)
+        return {node: self._placed(value) for node, value in named if node in needed}
+
+    def _placed(self, value: Any) -> Any:
+        return value.to(self.device) if isinstance(value, Tensor) else value
+
+    def advance(self, node: Node) -> Iterator[Values]:
+        """Run every batch up to `node` and yield its values; those that no later node reads are dropped afterwards."""
+        position = self.nodes.index(node) + 1
+        segment = [step for step in self.nodes[self.done : position] if self._runs(step)]
+        self.done = max(self.done, position)
+        constants: Values = {}
+        for values in self.batches:
+            for step in segment:
+                values[step] = self._call(step, values, constants)
+                if step is not node:
+                    self._drop(values, step)
+            yield values
+            self._drop(values, node)
+
+    def _runs(self, node: Node) -> bool:
+        return node.op == "call_function" and node not in self.constant
+
+    def _call(self, node: Node, values: Values, constants: Values) -> Any:
+        def read(source: Node) -> Any:
+            return values[source] if source in values else self._constant(source, constants)
+
+        if is_call(node, aten.linear) and node not in self.constant:
+            return self._linear(node, read, constants)
+        kwargs = dict(map_arg(node.kwargs, read))
+        if "device" in kwargs:
+            kwargs["device"] = self.device
+        return node.target(*map_arg(node.args, read), **kwargs)  # type: ignore[operator]
+
+    def _linear(self, node: Node, read: Callable[[Node], Any], constants: Values) -> Tensor:
+        """A linear, multiplied in the stream's dtype, its result in the dtype of its input."""
+        inputs = bound(node)
+        x, weight, bias = read(inputs["input"]), self.weights.get(node), inputs["bias"]
+        weight = read(inputs["weight"]) if weight is None else weight
+        if self.products in (None, x.dtype):
+            return linear(x, weight, None if bias is None else read(bias))
+        if node not in constants:
+            constants[node] = weight.to(self.products)
+        result = linear(x.to(self.products), constants[node]).to(x.dtype)
+        return result if bias is None else result + read(bias)
+
+    def _constant(self, node: Node, constants: Values) -> Any:
+        """A state tensor or an expression of state alone, kept for the segment."""
+        if node not in constants:
+            is_state = node.op == "get_attr"
+            value = self.program.state[str(node.target)] if is_state else self._call(node, {}, constants)
+            constants[node] = self._placed(value.detach() if isinstance(value, Tensor) else value)
+        return constants[node]
+
+    def weight(self, node: Node) -> Tensor:
+        """The float weight that a linear multiplies with, `[outputs, inputs]`."""
+        return self._constant(bound(node)["weight"], {})
+
+    def _drop(self, values: Values, node: Node) -> None:
+        """Forget what is not read after `node`."""
+        for dead in self.dying.get(node, ()):
+            values.pop(dead, None)
+
+
+def _needed(wanted: Sequence[Node]) -> list[Node]:
+    """All nodes that the wanted values depend on, in graph order."""
+    seen, stack = set[Node](), list(wanted)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.all_input_nodes)
+    return sorted(seen)
+
+
+def _constants(nodes: Sequence[Node]) -> set[Node]:
+    """Nodes that depend on the state alone."""
+    constant: set[Node] = set()
+    for node in nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and sources and all(s in constant for s in sources)):
+            constant.add(node)
+    return constant
+
+
+def _last_uses(nodes: Sequence[Node], kept: Mapping[Node, Node]) -> dict[Node, list[Node]]:
+    """For each node, the values that are not needed once it has run."""
+    last = {node: node for node in nodes}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            last[source] = node
+    for node, until in kept.items():
+        last[node] = max(last[node], until)
+    dying: dict[Node, list[Node]] = {}
+    for node, end in last.items():
+        dying.setdefault(end, []).append(node)
+    return dying

@@ -1,0 +1,80 @@
+"""Sweeps: choose codes input by input, and let what the choice misses be made up by the inputs that follow.
+
+Both algorithms are one recursion over halves of the inputs, so that nearly all work is matrix products:
+
+| algorithm | target of input `i` | step that is passed on | factor |
+|---|---|---|---|
+| GPTQ | the weights, corrected so far | target - value | rows of the inverse Hessian's Cholesky factor, diagonal 1 |
+| coordinate descent | the best value given all others | value - earlier value | `H[i, j] / H[j, j]` |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphwright.passes.quant.grid import Grid
+
+_LEAF = 16  # inputs handled one by one on a CPU, where their targets stay in the cache
+
+
+@dataclass
+class Sweep:
+    """State of one sweep over `[inputs, outputs]`.
+
+    Args:
+        targets: What each input's weights should be; changed in place.
+        factor: `[inputs, inputs]`: `targets[j] -= factor[i, j] * step[i]` for later inputs `j`.
+        grid: The grid to choose codes from.
+        group: Group of each input.
+        codes: Float codes, written.
+        values: The weights that the codes stand for, written; coordinate descent reads the earlier ones.
+        descent: Coordinate descent rather than GPTQ.
+    """
+
+    targets: Tensor
+    factor: Tensor
+    grid: Grid
+    group: Tensor
+    codes: Tensor
+    values: Tensor
+    descent: bool = False
+
+    def __post_init__(self) -> None:
+        self.steps = torch.empty_like(self.targets)
+
+    def run(self) -> None:
+        """Choose all codes."""
+        self._run(0, len(self.targets))
+
+    def _run(self, start: int, end: int) -> None:
+        on_gpu = self.targets.is_cuda
+        if end - start <= (128 if on_gpu else _LEAF):
+            return self._kernel(start, end) if on_gpu else self._leaf(start, end)
+        middle = (start + end) // 2 if not on_gpu else start + 128 * max(1, (end - start) // 256)
+        self._run(start, middle)
+        self.targets[middle:end].addmm_(self.factor[start:middle, middle:end].T, self.steps[start:middle], alpha=-1)
+        self._run(middle, end)
+        return None
+
+    def _kernel(self, start: int, end: int) -> None:
+        from graphwright.passes.quant.kernel import sweep_block
+
+        sweep_block(self, start, end)
+
+    def _leaf(self, start: int, end: int) -> None:
+        """Input by input; rows of the grid are looked up once."""
+        grid, groups = self.grid, self.group[start:end].tolist()
+        rows = {g: (grid.zero[g], 1 / grid.scale[g], -grid.zero[g] * grid.scale[g], grid.scale[g]) for g in {*groups}}
+        for i, g in enumerate(groups, start):
+            zero, inverse, offset, scale = rows[g]
+            code = torch.addcmul(zero, self.targets[i], inverse, out=self.codes[i]).round_().clamp_(0, grid.top)
+            value, step = self.values[i], self.steps[i]
+            if self.descent:
+                torch.neg(value, out=step)
+                step += torch.addcmul(offset, code, scale, out=value)
+            else:
+                torch.sub(self.targets[i], torch.addcmul(offset, code, scale, out=value), out=step)
+            self.targets[i + 1 : end].addr_(self.factor[i, i + 1 : end], step, alpha=-1)
