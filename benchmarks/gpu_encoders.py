@@ -105,12 +105,19 @@ def error(result: Any, reference: torch.Tensor, mask: torch.Tensor) -> float:
     return float(difference / reference[mask == 1].abs().max())
 
 
+def parse(case: str) -> tuple[int, int, float]:
+    """`64x128x0.41`: rows, length, padding."""
+    rows, length, padding = case.split("x")
+    return int(rows), int(length), float(padding)
+
+
 @torch.no_grad()
 def main() -> None:
     """Print one line of JSON per case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="candidates, separated by |")
+    parser.add_argument("--cases", default="", help="such as 64x128x0.41,1x128x0")
     parser.add_argument("--autotune", action="store_true")
     options = parser.parse_args()
     sdpa, eager = bert(attention="sdpa").cuda().half(), bert(attention="eager").cuda().half()
@@ -125,7 +132,7 @@ def main() -> None:
         "ours, packed, compiled": ours(sdpa, packed=True, compile=mode),
     }  # fmt: skip
     wanted = options.only.split("|") if options.only else list(candidates)
-    for rows, length, padding in CASES:
+    for rows, length, padding in map(parse, options.cases.split(",")) if options.cases else CASES:
         inputs = batch(rows, length, padding)
         calls, notes = {}, {}
         reference = hidden(wide(**inputs))

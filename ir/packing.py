@@ -26,18 +26,20 @@ _LIBRARY = torch.library.Library("graphwright", "FRAGMENT")
 PlanTensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _LIBRARY.define(
-    "token_plan(Tensor keep, *, bool first=False, float least=0.0) -> (Tensor, Tensor, Tensor, Tensor)",
+    "token_plan(Tensor keep, *, bool first=False, float least=0.0, float per_row=0.0)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-def token_plan(keep: Tensor, *, first: bool = False, least: float = 0.0) -> PlanTensors:
+def token_plan(keep: Tensor, *, first: bool = False, least: float = 0.0, per_row: float = 0.0) -> PlanTensors:
     """Choose the tokens to compute.
 
     Args:
         keep: [batch, length], boolean: which tokens are real.
         first: Compute the first token of each row even where it is padding, and all tokens of a row that has no real
             ones, since the first may depend on them.
-        least: Compute everything where less than this fraction of the tokens is padding.
+        least: Compute everything where less than this fraction of the tokens is padding,
+        per_row: or where there is less padding than this number of tokens in each row on average.
 
     Returns:
         `tokens`, `offsets`, `keys`, `key_offsets`.
@@ -47,7 +49,8 @@ def token_plan(keep: Tensor, *, first: bool = False, least: float = 0.0) -> Plan
         chosen = keep | ~keep.any(1, keepdim=True)
         chosen[:, :1] = True
     tokens = chosen.flatten().nonzero().flatten()
-    if tokens.numel() > (1 - least) * keep.numel():
+    saved = keep.numel() - tokens.numel()
+    if saved <= max(least * keep.numel(), per_row * keep.shape[0]):
         chosen = torch.ones_like(keep)
         tokens = torch.arange(keep.numel(), device=keep.device)
     offsets = _offsets(chosen)
@@ -63,7 +66,7 @@ def _offsets(chosen: Tensor) -> Tensor:
     return torch.nn.functional.pad(counts, (1, 0))
 
 
-def _fake_plan(keep: Tensor, *, first: bool = False, least: float = 0.0) -> PlanTensors:
+def _fake_plan(keep: Tensor, *, first: bool = False, least: float = 0.0, per_row: float = 0.0) -> PlanTensors:
     context = torch.library.get_ctx()
     tokens = keep.new_empty([context.new_dynamic_size()], dtype=torch.int64)
     keys = keep.new_empty([context.new_dynamic_size()], dtype=torch.int64)

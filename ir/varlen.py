@@ -1,7 +1,8 @@
 """Kernels of `graphwright::varlen_attention`.
 
 On a GPU in half precision, flash attention reads the sequences where they lie. Elsewhere each run of sequences of
-equal length is one dense attention; a batch without padding is one run.
+equal length is one dense attention; a batch without padding is one run. A batch of which every token is computed is
+one dense attention, too, with a mask of its padding.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ def varlen_forward(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, plan: Plan, options: Options
 ) -> Tensor:
     """The attention; see `graphwright.ir.packing.varlen_attention`."""
-    own_values, has_others = value, plan.keys.numel() < plan.tokens.numel()
-    if has_others:
-        key, value = key.index_select(2, plan.keys), value.index_select(2, plan.keys)
+    has_others = plan.keys.numel() < plan.tokens.numel()
     is_plain = bias is None and options.dropout_p == 0 and not (options.uniform and has_others)
     if is_plain and _has_flash(query, value):
-        return _flash(query, key, value, plan, options.scale)
+        return _flash(query, _chosen(key, plan), _chosen(value, plan), plan, options.scale)
     with _seeded(options.seed, query.device) if options.dropout_p else contextlib.nullcontext():
-        return _by_runs(query, key, value, bias, plan, options, own_values)
+        if has_others and bias is None and _is_whole(plan):
+            return _masked(query, key, value, plan, options)
+        return _by_runs(query, _chosen(key, plan), _chosen(value, plan), bias, plan, options, value)
+
+
+def _chosen(packed: Tensor, plan: Plan) -> Tensor:
+    """The real ones of packed keys or values."""
+    return packed.index_select(2, plan.keys) if plan.keys.numel() < plan.tokens.numel() else packed
 
 
 def varlen_backward(
@@ -99,6 +105,24 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) 
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     result = _flash_op()(q, k, v, plan.offsets, plan.key_offsets, plan.length, plan.length, scale=scale)
     return result.transpose(0, 1).unsqueeze(0)
+
+
+# ---- every token ------------------------------------------------------------------------------
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Whether every token is computed and every row has a real one."""
+    rows = plan.offsets.numel() - 1
+    return plan.tokens.numel() == rows * plan.length and bool(plan.key_offsets.diff().all())
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, plan: Plan, options: Options) -> Tensor:
+    """One dense attention with a mask of the padding."""
+    rows = plan.offsets.numel() - 1
+    keep = torch.zeros_like(plan.tokens, dtype=torch.bool).index_fill(0, plan.keys, True).view(rows, 1, 1, -1)
+    operands = (_rows(part, rows) for part in (query, key, value))
+    result = scaled_dot_product_attention(*operands, keep, options.dropout_p, scale=options.scale)
+    return result.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
 
 
 # ---- runs of equal length ---------------------------------------------------------------------

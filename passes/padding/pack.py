@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -26,13 +27,12 @@ class Packer:
         region: The region.
         edit: The transaction; its insertion point is before the first attention.
         least: Smallest fraction of padding that is left out.
+        per_row: Smallest number of tokens of padding in a row, on average, that are left out.
     """
 
-    def __init__(self, region: Region, edit: Edit, least: float) -> None:
+    def __init__(self, region: Region, edit: Edit, least: float, per_row: float) -> None:
         self.region, self.edit, self.ops = region, edit, edit.ops("graphwright")
-        plan = self.ops.token_plan(region.keep, first=region.reads_first, least=least)
-        import operator
-
+        plan = self.ops.token_plan(region.keep, first=region.reads_first, least=least, per_row=per_row)
         self.plan = [edit.call(operator.getitem, plan, i) for i in range(4)]
         self.tokens, self.offsets, self.keys, _ = self.plan
         self.count = edit.aten.sym_size.int(self.tokens, 0)

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.infer import same_size
-from graphwright.ir.node import bound, is_call, shape_of, where
+from graphwright.ir.node import bound, is_call, module_path, shape_of, source_line, value_of, where
 from graphwright.ir.program import Program
 from graphwright.passes.misses import MissRecord
 from graphwright.passes.padding.mask import Mask, Unproved, take_apart
@@ -88,8 +88,6 @@ def find_region(program: Program) -> tuple[Region | None, list[MissRecord]]:
 
 def miss(root: Node, reason: str, culprit: Any) -> MissRecord:
     """Why an attention, or all of it, is not packed."""
-    from graphwright.ir.node import module_path, source_line
-
     blamed = culprit if isinstance(culprit, Node) else root
     return MissRecord(
         message=f"{RULE} at {where(root)}: {reason}: {where(blamed)}",
@@ -154,6 +152,8 @@ def _refusal(region: Region, node: Node) -> str | None:
         return "another mask than that of the first attention hides padding"
     if any(region.rows.get(operand) != (0, 2) for operand in operands):
         return "queries, keys or values are not computed token by token"
+    if region.masks[node].terms and value_of(node).device.type == "cuda":
+        return "attention to packed tokens with a bias has no kernel on a GPU"
     batch, length = shape_of(region.keep) or ()
     for operand in operands:
         sizes = shape_of(operand) or ()

@@ -223,6 +223,7 @@ _FACTS: dict[Any, Fact] = {
     aten.matmul: _matmul,
     aten.embedding: _embedding,
     aten.select: _select,
+    aten.unbind: _select,
     aten.transpose: _transpose,
     aten.permute: _permute,
     aten.unsqueeze: _unsqueeze,
