@@ -25,7 +25,7 @@ def capture(
 
     Args:
         model: An `nn.Module` (a `torch.fx.GraphModule` is one), a transformers model, an `ExportedProgram`, the path
-            of a `.pt2` file, or the folder of a saved program.
+            of a `.pt2` or `.onnx` file, or the folder of a saved program.
         inputs: Example inputs: a tuple of positional arguments, a mapping of keyword arguments, or one tensor. A
             transformers model needs none: they are made from its config.
         dynamic: Which dimensions may change: `"auto"` for all that the model allows; None for none;
@@ -42,13 +42,13 @@ def capture(
     if isinstance(model, Program):
         return model.clone()
     if isinstance(model, (str, Path)):
-        return _from_path(Path(model), name)
+        return _from_path(Path(model), inputs, dynamic, name)
     if isinstance(model, ExportedProgram):
         return from_exported_program(model, inputs, name=name)
     if not isinstance(model, torch.nn.Module):
         raise InputError(
             f"a {type(model).__name__} cannot be captured",
-            remedies=["pass an nn.Module, an ExportedProgram, a .pt2 file, or the folder of a saved program"],
+            remedies=["pass an nn.Module, an ExportedProgram, a .pt2 or .onnx file, or the folder of a saved program"],
         )
     if inputs is None and is_pretrained(model):
         return _from_pretrained(model, dynamic, task, name)
@@ -106,11 +106,15 @@ def from_exported_program(exported: ExportedProgram, inputs: Any = None, *, name
     return program
 
 
-def _from_path(path: Path, name: str | None) -> Program:
+def _from_path(path: Path, inputs: Any, dynamic: Any, name: str | None) -> Program:
     if path.is_dir():
         return Program.load(path)
     if not path.is_file():
         raise FileFormatError("there is no such file or folder", at=str(path))
+    if path.suffix == ".onnx":
+        from graphwright.frontends.onnx.importer import import_onnx
+
+        return import_onnx(path, inputs, dynamic=dynamic, name=name)
     from graphwright.frontends.pt2 import load_exported
 
     return from_exported_program(load_exported(path), name=name or path.stem)

@@ -96,6 +96,8 @@ register_provider("transformers.", _register_transformers)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "onnx":
+        return importlib.import_module("graphwright.onnx")
     if name not in _HOME:
         raise AttributeError(f"module 'graphwright' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOME[name]), name)

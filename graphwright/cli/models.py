@@ -1,4 +1,4 @@
-"""What a MODEL on the command line names: a folder, a `.pt2` file, or a class."""
+"""What a MODEL on the command line names: a folder, a `.pt2` or `.onnx` file, or a class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WRITTEN_OUT = {"attn_implementation": "eager"}
 """transformers writes attention out as products and softmax, so that it is the passes that fuse it."""
 
-HELP = "A folder (saved program, or transformers model), a .pt2 file, or package:module.Class."
+HELP = "A folder (saved program, or transformers model), a .pt2 or .onnx file, or package:module.Class."
 
 
 AUTO = {
@@ -90,11 +90,11 @@ def _load(path: Path, text: str, task: str | None) -> Module | Program:
 
     if path.is_dir():
         return _from_folder(path, task)
-    if path.is_file() and path.suffix == ".pt2":
+    if path.is_file() and path.suffix in (".pt2", ".onnx"):
         return graphwright.capture(path)
     if ":" in text and not path.exists():
         return _from_class(text)
-    raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 file, nor package:module.Class")
+    raise typer.BadParameter(f"'{text}' is neither a folder, nor a .pt2 or .onnx file, nor package:module.Class")
 
 
 def _from_folder(folder: Path, task: str | None) -> Module | Program:
