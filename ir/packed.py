@@ -6,6 +6,8 @@ bits, byte `j` is `code[2j] | code[2j + 1] << 4`; with 3 bits, 8 codes lie in 3 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
@@ -85,3 +87,34 @@ def unpack_codes(weight: Tensor, bits: int, inputs: int) -> Tensor:
     low = weight.index_select(1, first // 8).int()
     high = weight.index_select(1, (first // 8 + 1).clamp(max=weight.shape[1] - 1)).int()
     return ((low | high << 8) >> (first % 8) & 2**bits - 1).to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """The weight of a `packed_linear`: what the op takes beside its input and bias.
+
+    Args:
+        weight: [N, ceil(K * bits / 8)], uint8.
+        scales: [N, G].
+        zeros: [N, G], uint8, or None.
+        group_index: [K], int32, or None.
+        bits: Bits of a code.
+        group_size: Inputs of a group.
+        inputs: K.
+    """
+
+    weight: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    group_index: Tensor | None
+    bits: int
+    group_size: int
+    inputs: int
+
+    def codes(self) -> Tensor:
+        """The codes [N, K], uint8."""
+        return unpack_codes(self.weight, self.bits, self.inputs)
+
+    def dequantize(self) -> Tensor:
+        """The weight [N, K], float32."""
+        return dequantize(self.codes(), self.scales, self.zeros, self.group_index, self.bits, self.group_size)
