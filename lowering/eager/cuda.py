@@ -45,7 +45,7 @@ class CudaFunction:
 
     def __init__(self, program: Program, plain: FoldedFunction, mode: CompileMode) -> None:
         self.plain, self.mode = plain, mode
-        self._plan = [node for node in program.graph.nodes if _is_plan(node)]
+        self._plan = _plan_of(program)
         expressions = weight_expressions(program, "all")
         self._prelude = flat_function(program, results=self._plan) if self._plan else None
         self._weights = weight_function(program, expressions)
@@ -81,8 +81,9 @@ class CudaFunction:
         compiled = self._compiled or self._compile()
         if self._prelude is not None:
             plan = self._prelude(inputs)
-            for tensor in (plan[0], plan[2]):
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            tokens, _, keys, _ = plan
+            for tensor, axes in ((tokens, (0,)), (keys, (0,)), *((tensor, (0, 1)) for tensor in inputs)):
+                torch._dynamo.maybe_mark_dynamic(tensor, axes[: tensor.dim()])
             return compiled([*inputs, *self._body.weights, *folded, *plan])
         replay = self._graphs.get(sizes)
         if replay is None:
@@ -93,8 +94,12 @@ class CudaFunction:
         return replay(inputs)
 
     def _compile(self) -> Flat:
-        options: dict[str, Any] = {"max_autotune": True, "coordinate_descent_tuning": True}
-        forward = torch.compile(self._body.module.forward, options=options if self.mode == "autotune" else None)
+        options: dict[str, Any] = {"max_autotune": True, "triton.enable_persistent_tma_matmul": True}
+        forward = torch.compile(
+            self._body.module.forward,
+            dynamic=None if self._plan else False,
+            options=options if self.mode == "autotune" else None,
+        )
         self._compiled = lambda arguments: forward(*arguments)
         return self._compiled
 
@@ -140,10 +145,11 @@ def compiles(program: Program) -> bool:
     return bool(weights) and all(weight.is_cuda and weight.dtype in _HALF for weight in weights)
 
 
-def _is_plan(node: Node) -> bool:
-    """Whether a node is a part of a plan of packed tokens."""
-    source = node.args[0] if node.args else None
-    return bool(node.users) and is_call(source, torch.ops.graphwright.token_plan)
+def _plan_of(program: Program) -> list[Node]:
+    """The four parts of the plan of packed tokens; empty where the program has none."""
+    token_plan = torch.ops.graphwright.token_plan
+    parts = [node for node in program.graph.nodes if node.args and is_call(node.args[0], token_plan)]
+    return sorted(parts, key=lambda node: node.args[1])  # type: ignore[arg-type, return-value]
 
 
 def _compare(expected: Sequence[Any], actual: Sequence[Any]) -> None:

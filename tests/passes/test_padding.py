@@ -198,7 +198,8 @@ def test_a_plan_with_first_tokens_computes_rows_without_tokens():
     [
         (lambda: tf.ViTModel(tf.ViTConfig(**{k: v for k, v in SIZE.items() if k != "vocab_size"}, image_size=16,
                                           patch_size=8)), "no mask of padding"),
-        (lambda: tf.GPT2Model(tf.GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=40)), "padded positions"),
+        (lambda: tf.GPT2Model(tf.GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=40)),
+         "padded positions"),
         (lambda: tf.DebertaModel(tf.DebertaConfig(**BERT)), "padding"),
     ],
     ids=["vit", "gpt2", "deberta"],
