@@ -1,7 +1,7 @@
 """Faces of a model: objects with its class, weights and state names, but another `forward`.
 
-A piece of a model (its encoder, one step of its decoder) is captured through a face, so that the state of each piece has
-the names of the whole model, and nothing of the model is copied or touched.
+A piece of a model (its encoder, one step of its decoder) is captured through a face, so that the state of each piece
+has the names of the whole model, and nothing of the model is copied or touched.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 |---|---|---|
 | encoders, vision, audio, two towers | `model` | those of the class; the outputs that the task is about |
 | `text-generation-with-past` | `model` | `position_ids` and a cache as well, `present.*` beside the logits |
-| `text2text-generation`, speech recognition | `encoder_model`, `decoder_model` | hidden states of the encoder go in between |
-| the same `-with-past` | and `decoder_with_past_model` | the decoder's first step returns the cache that the other steps take |
+| `text2text-generation`, speech recognition | `encoder_model`, `decoder_model` | the encoder's hidden states in between |
+| the same `-with-past` | and `decoder_with_past_model` | the first step returns the cache that the others take |
 | `sentence-similarity` | `model` | `token_embeddings`, `sentence_embedding` |
 
 Names and dimensions are those of Optimum: `batch_size`, `past_sequence_length + sequence_length`.
@@ -37,6 +37,7 @@ OUTPUTS = {
     "sentence-similarity": ("token_embeddings", "sentence_embedding"),
 }
 _LOGITS = ("logits",)
+_SEGMENTED = ("albert", "bert", "convbert", "deberta", "deberta-v2", "electra", "layoutlm", "nystromformer", "roformer")
 _DIMS = {
     "batch": "batch_size",
     "sequence": "sequence_length",
@@ -98,6 +99,8 @@ def parts(model: Any, task: str | None = None) -> tuple[Part, ...]:
     if is_encoder_decoder(model) and generates(model):
         return _seq2seq(model, base, past)
     inputs = example_inputs(model, base)
+    if model.config.model_type in _SEGMENTED and getattr(model.config, "type_vocab_size", 0) > 0:
+        _add_segments(model, inputs)
     if base == "zero-shot-image-classification":
         _separate_batches(inputs)
     if past:
@@ -114,6 +117,13 @@ def full_task(model: Any, task: str | None) -> str:
     """
     base, past = parse_task(model, task)
     return f"{base}-with-past" if past or (task is None and generates(model)) else base
+
+
+def _add_segments(model: Any, inputs: Inputs) -> None:
+    """`token_type_ids`, which the tokenizers of these models return."""
+    ids = inputs.values["input_ids"]
+    kinds = torch.arange(ids.shape[-1], device=ids.device) * model.config.type_vocab_size // ids.shape[-1]
+    inputs.add("token_type_ids", kinds.expand_as(ids).contiguous(), *inputs.names["input_ids"])
 
 
 def _separate_batches(inputs: Inputs) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from graphwright.ir.node import is_call
 from graphwright.lowering.onnx.table import Emission, Number, register
 
 aten = torch.ops.aten
@@ -66,9 +67,21 @@ def _scaled(b: Emission, value: Number, alpha: Number) -> Number:
     return product
 
 
+def _feeds_norm(b: Emission) -> bool:
+    """Whether the result is read by a norm over its last dimension."""
+    users = b.node.users if b.node is not None else ()
+    return any(is_call(user, aten.layer_norm, aten.native_layer_norm, aten.rms_norm) for user in users)
+
+
 @register(aten.add.Tensor, aten.add.Scalar)
 def add(b: Emission, self: ir.Value, other: Number, alpha: Number) -> ir.Value:
-    """`self + alpha * other`; of booleans, the disjunction."""
+    """`self + alpha * other`; of booleans, the disjunction.
+
+    A sum that a norm reads is a `Sum`: ONNX Runtime fuses `Add` and a norm into an operator that is several times
+    slower than the two.
+    """
+    if alpha == 1 and isinstance(other, ir.Value) and _feeds_norm(b) and self.dtype == other.dtype:
+        return b.op("Sum", self, other)
     return binary(b, "Or" if b.result.dtype == torch.bool else "Add", self, _scaled(b, other, alpha))
 
 

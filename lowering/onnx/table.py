@@ -20,7 +20,7 @@ register = TABLE.register
 
 FAMILIES = (
     "attention", "casts", "convolution", "creation", "elementwise", "indexing", "logic", "matmul", "misc", "norm",
-    "pooling", "reductions", "scatter", "shapes", "slicing",
+    "pooling", "reductions", "rotary", "scatter", "shapes", "slicing",
 )  # fmt: skip
 
 

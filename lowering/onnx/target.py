@@ -17,6 +17,7 @@ from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.decompose import decompose
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.interface_json import interface_from_json
+from graphwright.lowering.onnx.heads import group_heads
 from graphwright.lowering.support import Support
 from graphwright.lowering.target import Target
 
@@ -36,7 +37,7 @@ class OnnxTarget(Target):
     name: ClassVar[str] = "onnx"
 
     opset: int = 23
-    external_bytes: int = 1_800_000_000
+    external_bytes: int = 64_000_000
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -47,12 +48,14 @@ class OnnxTarget(Target):
             )
 
     def pipeline(self) -> str:
-        """Canonical form: functional, without asserts, casts and copies that do nothing."""
-        return "canonicalize"
+        """Canonical form, with norms, activations and rotary embeddings as operators of their own."""
+        return "canonicalize,fuse-norm,fuse-activation,fuse-rotary"
 
     def legalize(self, program: Program) -> Program:
         """A canonical copy in which exactly the calls without emitter are decomposed."""
-        legal = super().legalize(program)
+        from graphwright.passes.pipeline import Pipeline
+
+        legal = Pipeline([self.pipeline(), group_heads, "canonicalize"]).run(program, validate=False).program
         decompose(legal, lambda node: self.supports(node).ok)
         return legal
 

@@ -155,7 +155,7 @@ def pieces(
     """The parts of a model, captured and rewritten."""
     for name, reference, program in _captured(model, task, inputs, dynamic, progress):
         progress(f"rewriting {name}")
-        yield Piece(name, reference, Pipeline(pipeline).run(program).program)
+        yield Piece(name, reference, Pipeline(pipeline).run(program, validate=False).program)
 
 
 def _captured(

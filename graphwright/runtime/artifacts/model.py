@@ -1,8 +1,8 @@
 """A transformers model whose computation is an exported one.
 
-The object is of the model's own class, built on torch's meta device (so without any weights), and its `forward` runs the
-artifact. Everything else a class brings, such as `generate`, its logits processors, or Whisper's handling of long audio,
-works as it is.
+The object is of the model's own class, built on torch's meta device (so without any weights), and its `forward` runs
+the artifact. Everything else a class brings, such as `generate`, its logits processors, or Whisper's handling of long
+audio, works as it is.
 """
 
 from __future__ import annotations

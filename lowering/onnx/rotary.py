@@ -1,0 +1,66 @@
+"""Rotary position embeddings."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import argument, bound, is_call, shape_of
+from graphwright.lowering.onnx.sizes import expression
+from graphwright.lowering.onnx.table import Emission, register
+from graphwright.lowering.support import Support
+
+aten = torch.ops.aten
+_KEEP_HALVES = (aten.cos, aten.sin, aten.mul, aten.unsqueeze, aten.to, aten._to_copy, aten.slice, aten.expand)
+_OPSET = 23
+
+
+def _doubled(node: object) -> bool:
+    """Whether both halves of the last dimension are equal: they are made from `cat([angles, angles])`."""
+    while isinstance(node, Node):
+        if is_call(node, aten.cat):
+            parts, dim = bound(node)["tensors"], bound(node)["dim"]
+            rank = len(shape_of(node) or ())
+            return dim in (-1, rank - 1) and len(parts) == 2 and parts[0] is parts[1]
+        if not is_call(node, *_KEEP_HALVES):
+            return False
+        if is_call(node, aten.mul) and isinstance(argument(node, "other"), Node):
+            return False
+        if is_call(node, aten.slice, aten.unsqueeze) and argument(node, "dim") in (-1, len(shape_of(node) or ()) - 1):
+            return False
+        node = node.args[0]
+    return False
+
+
+def _expressible(node: Node) -> Support:
+    x, cos, sin = (bound(node)[name] for name in ("x", "cos", "sin"))
+    shapes = [shape_of(part) or () for part in (x, cos, sin)]
+    if len(shapes[0]) != 4 or any(len(shape) not in (3, 4) for shape in shapes[1:]) or bound(node)["interleaved"]:
+        return Support.no("a layout that RotaryEmbedding does not have")
+    if any(len(shape) == 4 and shape[1] != 1 for shape in shapes[1:]) or any(len(shape) == 3 for shape in shapes[1:]):
+        return Support.no("angles that differ between the heads")
+    lengths = {expression(shape[2]) for shape in shapes}
+    if len(lengths) != 1 or not (_doubled(cos) and _doubled(sin)):
+        return Support.no("cosines that are not the same for both halves")
+    return Support.yes()
+
+
+@register(torch.ops.graphwright.rotary_embedding.default, validate=_expressible)
+def rotary_embedding(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, interleaved: bool) -> ir.Value:
+    """Rotary embedding of `[batch, heads, length, size]`, its own operator from opset 23.
+
+    The operator takes the cosines of half the features, per batch row.
+    """
+    width = int(b.shape(cos)[-1])
+    batch, _, length, size = b.shape(x)
+    rows = [batch, length, width // 2]
+    halves = []
+    for part in (cos, sin):
+        shape = b.shape(part)
+        flat = b.op("Squeeze", part, b.axes(1))
+        half = b.op("Slice", flat, b.const([0]), b.const([width // 2]), b.const([-1]))
+        same = expression(shape[0]) == expression(batch)
+        halves.append(half if same else b.op("Expand", half, b.sizes.vector(rows)))
+    partial = width if width != size else None
+    return b.op("RotaryEmbedding", x, *halves, rotary_embedding_dim=partial)
