@@ -39,7 +39,7 @@ class Builder:
         """Emit an operator with one output.
 
         Args:
-            kind: Operator name.
+            kind: Operator name; `domain::name` outside of ONNX's own operators.
             inputs: Values; None for an optional input that is left out.
             dtype: Element type of the output, by default that of the first input.
             attributes: Attributes; None is left out.
@@ -61,9 +61,10 @@ class Builder:
 
     def _emit(self, kind: str, inputs: Sequence[Any], dtypes: Sequence[Any], attributes: Any) -> tuple[ir.Value, ...]:
         outputs = [ir.Value(type=self._type(dtype, inputs)) for dtype in dtypes]
+        domain, _, kind = kind.rpartition("::")
         name, details = self._label(kind)
         attrs = ir.convenience.convert_attributes(attributes)
-        node = ir.Node("", kind, inputs, attrs, outputs=outputs, name=name, metadata_props=details)
+        node = ir.Node(domain, kind, inputs, attrs, outputs=outputs, name=name, metadata_props=details)
         self.nodes.append(node)
         return tuple(outputs)
 

@@ -49,7 +49,7 @@ class OnnxFile:
                 import onnxruntime
             except ImportError:
                 raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX model") from None
-            options = self.session_options or onnxruntime.SessionOptions()
+            options = self.session_options or _exact(onnxruntime.SessionOptions())
             self._session = onnxruntime.InferenceSession(self.file(), options, providers=self.providers)
         return self._session
 
@@ -87,6 +87,12 @@ class OnnxFile:
             binding.bind_output(name, "cpu")
         self.session.run_with_iobinding(binding)
         return [_from_ort(value, dtype) for value, (_, dtype) in zip(binding.get_outputs(), outputs, strict=True)]
+
+
+def _exact(options: Any) -> Any:
+    """Products with packed weights keep their activations: by default they would be rounded to 8 bits."""
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return options
 
 
 def data_path(path: Path) -> Path:
