@@ -8,6 +8,7 @@ import torch
 from graphwright.runtime.optimize import dispatcher_of, optimize, restore
 
 DECODERS = ["gpt2", "llama", "qwen2", "opt", "gpt_neox", "bloom"]
+FAST = ("gpt2", "llama")
 MODES = [{"do_sample": False}, {"do_sample": True}, {"num_beams": 3, "do_sample": False}]
 
 
@@ -20,19 +21,20 @@ def both(model, optimized, *args, **kwargs):
     return results
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS]
+)
 def test_same_tokens(name, make, tokens, mask):
     model = make(name)
     optimized = optimize(model)
-    for batch in (3, 1):
-        ids = tokens(batch, 6)
-        for attention_mask in (mask(batch, 6, "left"), mask(batch, 6, "no"), None):
-            for mode in MODES:
-                expected, actual = both(model, optimized, ids, attention_mask=attention_mask, **mode)
-                assert torch.equal(expected, actual), (batch, attention_mask, mode)
+    for batch, padding in ((3, "left"), (1, "no")):
+        for mode in MODES:
+            ids, attention_mask = tokens(batch, 6), mask(batch, 6, padding)
+            expected, actual = both(model, optimized, ids, attention_mask=attention_mask, **mode)
+            assert torch.equal(expected, actual), (batch, padding, mode)
     dispatcher = dispatcher_of(optimized)
     assert dispatcher.reasons == []
-    assert dispatcher.served > 10 * dispatcher.captures
+    assert dispatcher.served > 4 * dispatcher.captures
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
