@@ -15,6 +15,8 @@ from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
 from graphwright.lowering.eager.linears import REORDER, LinearMode, place_linears
 from graphwright.lowering.eager.narrow import narrow
+from graphwright.lowering.eager.packed.cpu import PackedMode
+from graphwright.lowering.eager.packed.place import place_packed
 from graphwright.lowering.eager.watch import WeightWatch
 
 FoldMode = Literal["all", "views", "never"]
@@ -33,15 +35,22 @@ class FoldedFunction:
             is computed again when a weight changes; see `WeightWatch`.
         linear: The forms of linears to choose from.
         dtype: What to compute float32 products in where autograd does not record; None for float32.
+        packed: What kernels of packed linears may do.
     """
 
     def __init__(
-        self, program: Program, mode: FoldMode, linear: LinearMode = "mkl", dtype: torch.dtype | None = None
+        self,
+        program: Program,
+        mode: FoldMode,
+        linear: LinearMode = "mkl",
+        dtype: torch.dtype | None = None,
+        packed: PackedMode = "auto",
     ) -> None:
         self.program, self.mode = program, mode
         if linear == "packed" and mode == "never":
             linear = "auto"  # a reordered weight is a kept expression
-        self._fast_program = place_linears(narrow(program, dtype) if dtype is not None else program, linear)
+        fast = place_linears(narrow(program, dtype) if dtype is not None else program, linear)
+        self._fast_program = place_packed(fast, packed)
 
     @cached_property
     def plain(self) -> FlatFunction:

@@ -1,0 +1,1 @@
+"""Packed linears in the eager target: kernels on CPUs and GPUs, and what chooses between them."""
