@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+# Most copies of its last token that a plan may have: they make the queries of a row longer than its columns.
+MAX_COPIES = 256
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -103,7 +106,8 @@ def _has_flash(query: Tensor, value: Tensor) -> bool:
 def _flash(query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
     """Flash attention takes [tokens, heads, width]; `length` bounds the sequences, so nothing is read back."""
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    result = _flash_op()(q, k, v, plan.offsets, plan.key_offsets, plan.length, plan.length, scale=scale)
+    most = plan.length + MAX_COPIES
+    result = _flash_op()(q, k, v, plan.offsets, plan.key_offsets, most, plan.length, scale=scale)
     return result.transpose(0, 1).unsqueeze(0)
 
 

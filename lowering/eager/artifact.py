@@ -16,6 +16,7 @@ from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.eager.cuda import CompileMode, CudaFunction, compiles
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
 from graphwright.lowering.eager.linears import LinearMode
+from graphwright.lowering.eager.packed.cpu import PackedMode
 from graphwright.lowering.interface import Interface
 
 
@@ -28,7 +29,7 @@ class EagerArtifact(Artifact):
         fold: Which weight expressions to compute once; see `FoldedFunction`.
         linear: The forms of linears to choose from; see `LinearCall`.
         dtype: What to compute float32 products in on a CPU; None for float32.
-        compile: Whether to compile for a GPU; see `CudaFunction`.
+        compile: How to run on a GPU; see `CudaFunction`.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class EagerArtifact(Artifact):
         linear: LinearMode = "mkl",
         dtype: torch.dtype | None = None,
         compile: CompileMode = "never",
+        packed: PackedMode = "auto",
     ) -> None:
         calls = {node.name: [op_name(node)] for node in program.graph.nodes if node.op == "call_function"}
         super().__init__(target, Interface.of(program), calls)
         self.program = program
-        self._function = FoldedFunction(program, fold, linear, dtype)
+        self._function = FoldedFunction(program, fold, linear, dtype, packed)
         use_compiled = compile != "never" and compiles(program)
         self._call = CudaFunction(program, self._function, compile) if use_compiled else self._function
 

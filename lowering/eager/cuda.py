@@ -1,7 +1,7 @@
-"""A program on a GPU: one compiled function, and replayed as one CUDA graph where launches would take the time.
+"""A program on a GPU, for inference: recorded as CUDA graphs, since launching its kernels can take longer than they do.
 
-What depends on the values of the inputs (the plan of a packed batch) runs first, by itself, so that the rest is
-compiled as a whole for any number of tokens.
+What depends on the values of the inputs (the plan of a packed batch) runs first, by itself. The rest is recorded for
+each number of tokens, rounded up so that batches with nearly as many tokens share a graph.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch.fx import Node
 
 from graphwright.ir.node import is_call
 from graphwright.ir.program import Program
+from graphwright.ir.varlen import MAX_COPIES
 from graphwright.lowering.eager.flat import flat_function, weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
 from graphwright.lowering.eager.watch import WeightWatch
 
 logger = logging.getLogger("graphwright")
-CompileMode = Literal["never", "default", "autotune"]
+CompileMode = Literal["never", "graphs", "inductor"]
 Flat = Callable[[Sequence[Tensor]], tuple[Any, ...]]
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -33,14 +34,15 @@ _MAX_GRAPHS = 16
 class CudaFunction:
     """A flat function on a GPU, for inference.
 
-    The first call with inputs of new sizes is compared with the uncompiled function; if it cannot be compiled or
+    The first call with inputs of new sizes is compared with the uncompiled function; if it cannot be recorded or
     computes something else, the uncompiled function serves from then on, with one logged sentence. Calls that record
     gradients, or whose tensors are elsewhere, go to the uncompiled function as well.
 
     Args:
         program: The program.
         plain: The uncompiled function.
-        mode: `autotune` lets Inductor time several kernels for each product, which takes minutes once.
+        mode: `graphs` records PyTorch's own kernels, which takes well under a second; `inductor` compiles the function
+            first, which fuses what lies between the products and takes tens of seconds once.
     """
 
     def __init__(self, program: Program, plain: FoldedFunction, mode: CompileMode) -> None:
@@ -50,7 +52,7 @@ class CudaFunction:
         self._prelude = flat_function(program, results=self._plan) if self._plan else None
         self._weights = weight_function(program, expressions)
         self._body = flat_function(program, [*expressions, *self._plan])
-        self._compiled: Flat | None = None
+        self._function: Flat | None = None
         self._graphs: OrderedDict[Any, Replay] = OrderedDict()
         self._seen: set[Any] = set()
         self._folded: Sequence[Tensor] = ()
@@ -73,35 +75,41 @@ class CudaFunction:
             self._seen.add(sizes)
         except Exception as error:
             self._failed = True
-            logger.warning("The program runs uncompiled: %s: %s", type(error).__name__, str(error)[:300])
+            logger.warning("The program runs without CUDA graphs: %s: %s", type(error).__name__, str(error)[:300])
         return expected
 
     def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
-        folded = self._current()
-        compiled = self._compiled or self._compile()
-        if self._prelude is not None:
-            plan = self._prelude(inputs)
-            tokens, _, keys, _ = plan
-            for tensor, axes in ((tokens, (0,)), (keys, (0,)), *((tensor, (0, 1)) for tensor in inputs)):
-                torch._dynamo.maybe_mark_dynamic(tensor, axes[: tensor.dim()])
-            return compiled([*inputs, *self._body.weights, *folded, *plan])
-        replay = self._graphs.get(sizes)
+        rest = [*self._body.weights, *self._current()]
+        body = self._function or self._compile()
+        plan = self._prelude(inputs) if self._prelude is not None else ()
+        if plan:
+            plan = rounded(plan, inputs[0].numel())
+        if plan and plan[0].numel() != plan[2].numel():  # the number of keys varies, too
+            return body([*inputs, *rest, *plan])
+        key = (sizes, plan[0].numel() if plan else 0)
+        replay = self._graphs.get(key)
         if replay is None:
             while len(self._graphs) >= _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
-            rest = [*self._body.weights, *folded]
-            replay = self._graphs[sizes] = Replay(lambda own: compiled([*own, *rest]), inputs)
-        return replay(inputs)
+            count = len(inputs)
+            function = lambda own: body([*own[:count], *rest, *own[count:]])  # noqa: E731
+            replay = self._graphs[key] = Replay(function, [*inputs, *plan])
+        self._graphs.move_to_end(key)
+        return replay([*inputs, *plan])
 
     def _compile(self) -> Flat:
-        options: dict[str, Any] = {"max_autotune": True, "triton.enable_persistent_tma_matmul": True}
-        forward = torch.compile(
-            self._body.module.forward,
-            dynamic=None if self._plan else False,
-            options=options if self.mode == "autotune" else None,
-        )
-        self._compiled = lambda arguments: forward(*arguments)
-        return self._compiled
+        forward = self._body.module.forward
+        if self.mode == "inductor":
+            forward = torch.compile(forward, dynamic=None if self._plan else False)
+
+        def function(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
+            tokens = arguments[-4:-1:2] if self._plan and self.mode == "inductor" else ()
+            for places in tokens:  # one compilation serves any number of tokens
+                torch._dynamo.maybe_mark_dynamic(places, 0)
+            return forward(*arguments)
+
+        self._function = function
+        return function
 
     def _current(self) -> Sequence[Tensor]:
         """Values of the weight expressions; where a weight has changed, they and all graphs are made anew."""
@@ -133,14 +141,36 @@ class Replay:
             self.results = function(self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Replay on other inputs of the same sizes."""
-        torch._foreach_copy_(self.inputs, list(inputs))
+        """Replay on other inputs of the same sizes and types."""
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
         self.graph.replay()
         return tuple(value.clone() if isinstance(value, Tensor) else value for value in self.results)
 
 
+def rounded(plan: Sequence[Tensor], size: int) -> Sequence[Tensor]:
+    """The plan with its number of tokens rounded up, by computing the last token several times.
+
+    The copies are further queries of the last token's row, so they get the values that it gets. A plan in which padding
+    is computed stays as it is.
+
+    Args:
+        plan: `tokens`, `offsets`, `keys`, `key_offsets`.
+        size: Number of positions of the batch.
+    """
+    tokens, offsets, keys, key_offsets = plan
+    count = tokens.numel()
+    step = min(max(size // 32, 8), MAX_COPIES)
+    more = min(-count % step, size - count)
+    if keys.numel() != count or not more or not count:
+        return plan
+    tokens = torch.cat([tokens, tokens[-1:].expand(more)])
+    offsets = torch.where(offsets == count, offsets + more, offsets)
+    return tokens, offsets, torch.arange(count + more, device=tokens.device), key_offsets
+
+
 def compiles(program: Program) -> bool:
-    """Whether a program is worth compiling: its weights are half precision on a GPU."""
+    """Whether a program is worth recording: its weights are half precision on a GPU."""
     weights = [value for value in program.tensors().values() if value.is_floating_point() and value.dim() > 1]
     return bool(weights) and all(weight.is_cuda and weight.dtype in _HALF for weight in weights)
 

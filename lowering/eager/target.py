@@ -14,6 +14,7 @@ from graphwright.lowering.eager.cuda import CompileMode
 from graphwright.lowering.eager.folding import FoldMode
 from graphwright.lowering.eager.linears import LinearMode
 from graphwright.lowering.eager.narrow import narrow_dtype
+from graphwright.lowering.eager.packed.cpu import PackedMode
 from graphwright.lowering.target import Target
 from graphwright.passes.spec import build, parse_call
 
@@ -31,8 +32,8 @@ class EagerTarget(Target):
             fastest but takes their memory a second time.
         dtype: `bfloat16` allows float32 products on a CPU, and what follows them, to be computed in half precision
             where no gradient is recorded, if this machine is faster at it; weights are kept in that dtype as well.
-        compile: Whether a program of half precision on a GPU is compiled, for inference: `never`, `default`, or
-            `autotune`, which times several kernels for each product; see `CudaFunction`.
+        compile: How a program of half precision on a GPU runs where no gradient is recorded: `never` launches its
+            kernels one by one, `graphs` replays CUDA graphs of them, `inductor` compiles it first; see `CudaFunction`.
 
     Raises:
         GraphwrightError: `dtype=bfloat16` without `fold=all`: the narrow weights have to be kept.
@@ -43,6 +44,7 @@ class EagerTarget(Target):
     linear: LinearMode = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     compile: CompileMode = "never"
+    packed: PackedMode = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype != "float32" and self.fold != "all":
@@ -55,7 +57,7 @@ class EagerTarget(Target):
     def emit(self, program: Program) -> EagerArtifact:
         """Compile the program to one flat function."""
         dtype = narrow_dtype(self.dtype)
-        return EagerArtifact(str(self), program, self.fold, self.linear, dtype, self.compile)
+        return EagerArtifact(str(self), program, self.fold, self.linear, dtype, self.compile, self.packed)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> EagerArtifact:
