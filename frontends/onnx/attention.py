@@ -45,8 +45,9 @@ def attention(
         value = torch.cat([tensor(past_value), value], 2)
     allowed = None if mask is None else tensor(mask)
     if lengths is not None:
-        within = torch.arange(key.shape[2]) < tensor(lengths)[:, None, None, None]
-        allowed = both(allowed, within)
+        filled = tensor(lengths)[:, None, None, None]
+        allowed = both(allowed, torch.arange(key.shape[2]) < filled)
+        offset = filled - query.shape[2]
     is_causal = bool(call.attr("is_causal", 0))
     if is_causal and (past_key is not None or allowed is not None):
         allowed, is_causal = both(allowed, causal(query.shape[2], key.shape[2], offset)), False

@@ -179,8 +179,9 @@ def elu(call: Call, x: Any) -> torch.Tensor:
 
 @register("Selu")
 def selu(call: Call, x: Any) -> torch.Tensor:
-    """Scaled exponential linear unit; alpha and gamma as torch has them."""
-    return F.selu(tensor(x))
+    """Scaled exponential linear unit."""
+    x, alpha, gamma = tensor(x), call.attr("alpha"), call.attr("gamma")
+    return F.selu(x) if alpha is None and gamma is None else F.elu(x, alpha or 1.67326) * (gamma or 1.0507)
 
 
 @register("HardSigmoid")

@@ -74,6 +74,8 @@ def average_pool(call: Call, x: Any) -> torch.Tensor:
     pads = _pads(call, dims)
     if pads[:dims] != pads[dims:]:
         raise call.unsupported("padding that differs between the sides")
+    if any(n != 1 for n in call.attr("dilations") or ()):
+        raise call.unsupported("dilations")
     function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
     strides, counted = call.attr("strides") or [1] * dims, bool(call.attr("count_include_pad", 0))
     return function(x, call.attr("kernel_shape"), strides, pads[:dims], bool(call.attr("ceil_mode", 0)), counted)
@@ -107,20 +109,45 @@ def resize(call: Call, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
     target: dict[str, Any] = {"size": [by_axis.get(i, x.shape[i]) for i in spatial]}
     if sizes is None:
         target = {"scale_factor": [by_axis.get(i, 1.0) for i in spatial]}
+    _plain(call, mode)
+    whole = _whole_factors(target, x)
     if mode == "nearest":
-        exact = _nearest(call, coordinates)
-        return F.interpolate(x, **target, mode=exact)
+        return F.interpolate(x, **target, mode=_nearest(call, coordinates, whole))
     if coordinates not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise call.unsupported(f"coordinates '{coordinates}'")
+    if coordinates == "align_corners" and sizes is None and not whole:
+        raise call.unsupported("aligned corners with factors that are not whole")
+    if coordinates == "pytorch_half_pixel" and any(isinstance(n, int) and n == 1 for n in target.get("size", ())):
+        raise call.unsupported("coordinates 'pytorch_half_pixel' to a size of 1")
     kind = "bicubic" if mode == "cubic" else {3: "linear", 4: "bilinear", 5: "trilinear"}[x.dim()]
-    smooth = bool(call.attr("antialias", 0))
-    return F.interpolate(x, **target, mode=kind, align_corners=coordinates == "align_corners", antialias=smooth)
+    return F.interpolate(x, **target, mode=kind, align_corners=coordinates == "align_corners")
 
 
-def _nearest(call: Call, coordinates: str) -> str:
+def _plain(call: Call, mode: str) -> None:
+    """Refuse refinements that torch does not have."""
+    if call.attr("antialias", 0) or call.attr("exclude_outside", 0):
+        raise call.unsupported("antialiasing, or weights without what is outside")
+    if call.attr("keep_aspect_ratio_policy", "stretch") != "stretch" or call.attr("extrapolation_value", 0.0):
+        raise call.unsupported("keeping the aspect ratio, or a value for what is outside")
+    if mode == "cubic" and abs(call.attr("cubic_coeff_a", -0.75) + 0.75) > 1e-6:
+        raise call.unsupported("a cubic coefficient other than -0.75")
+    call.read.update(("nearest_mode", "cubic_coeff_a"))
+
+
+def _whole_factors(target: dict[str, Any], x: torch.Tensor) -> bool:
+    """Whether every dimension is enlarged by a whole number, known for all inputs."""
+    if "scale_factor" in target:
+        return all(float(n).is_integer() and n >= 1 for n in target["scale_factor"])
+    pairs = list(zip(target["size"], x.shape[2:], strict=True))
+    return all(isinstance(have, int) and isinstance(want, int) and want % have == 0 for want, have in pairs)
+
+
+def _nearest(call: Call, coordinates: str, whole: bool) -> str:
+    """Torch's name for a way to find the nearest pixel; it breaks ties upwards, and whole factors have none."""
     rounding = call.attr("nearest_mode", "round_prefer_floor")
     if coordinates == "asymmetric" and rounding == "floor":
         return "nearest"
-    if coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_prefer"):
+    half = coordinates in ("half_pixel", "pytorch_half_pixel")
+    if half and (rounding == "round_prefer_ceil" or (whole and rounding == "round_prefer_floor")):
         return "nearest-exact"
     raise call.unsupported(f"nearest with coordinates '{coordinates}' and rounding '{rounding}'")

@@ -61,8 +61,10 @@ _COMPARISONS = {
 
 
 @known(*_ARITHMETIC)
-def arithmetic(call: Call, *inputs: Known) -> Known:
+def arithmetic(call: Call, *inputs: Known) -> Known | None:
     """Arithmetic of two or, for Max and Min, several numbers."""
+    if call.attr("fmod", 0):
+        return None
     result = inputs[0]
     for other in inputs[1:]:
         result = _each(_ARITHMETIC[call.node.op_type], result, other)
@@ -176,7 +178,10 @@ def squeeze(call: Call, x: Known, axes: Known | None = None) -> Known:
 @known("Reshape")
 def reshape(call: Call, x: Known, sizes: Known) -> Known | None:
     """Other sizes."""
-    return Known(x.items.reshape([int(n) for n in numbers(sizes)]), x.dtype) if sizes.is_constant else None
+    call.read.add("allowzero")
+    if not sizes.is_constant or 0 in numbers(sizes):
+        return None
+    return Known(x.items.reshape([int(n) for n in numbers(sizes)]), x.dtype)
 
 
 @known("Where")
@@ -190,7 +195,7 @@ def where(call: Call, condition: Known, a: Known, b: Known) -> Known | None:
 @known("ReduceProd", "ReduceSum")
 def reduce(call: Call, x: Known, axes: Known | None = None) -> Known | None:
     """Product or sum of all numbers."""
-    if x.items.ndim != 1:
+    if x.items.ndim != 1 or call.attr("noop_with_empty_axes", 0):
         return None
     total = math.prod(numbers(x)) if call.node.op_type == "ReduceProd" else sum(numbers(x))
     return Known.of([total] if call.attr("keepdims", 1) else total, x.dtype)

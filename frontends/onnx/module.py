@@ -47,16 +47,20 @@ class OnnxNode(torch.nn.Module):
                 rule = KNOWN.get(self.node.op_type)
                 result = None if rule is None or self.node.domain else rule(self.call, *inputs)
                 if result is not None:
-                    return result
+                    return self._checked(result)
             if self.operator is None:
                 raise self.call.unsupported("it depends on the values of the inputs")
-            return self.operator(self.call, *inputs)
+            return self._checked(self.operator(self.call, *inputs))
         except GraphwrightError:
             raise
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AssertionError) as error:
             raise CaptureError(
                 f"cannot execute {self.node.op_type}", at=self.call.where, why=f"{type(error).__name__}: {error}"
             ) from error
+
+    def _checked(self, result: Any) -> Any:
+        self.call.check_read()
+        return result
 
 
 class OnnxModule(torch.nn.Module):

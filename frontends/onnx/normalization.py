@@ -65,7 +65,8 @@ def group_norm(call: Call, x: Any, scale: Any, bias: Any) -> torch.Tensor:
 def lp_norm(call: Call, x: Any) -> torch.Tensor:
     """Values by their norm along an axis."""
     x, axis = tensor(x), call.attr("axis", -1)
-    return x / torch.linalg.vector_norm(x, call.attr("p", 2), axis, True)
+    norm = torch.linalg.vector_norm(x, call.attr("p", 2), axis, True)
+    return torch.where(norm == 0, x, x / norm)
 
 
 @register("MeanVarianceNormalization")

@@ -27,8 +27,8 @@ def matmul(call: Call, a: Any, b: Any) -> torch.Tensor:
 def gemm(call: Call, a: Any, b: Any, c: Any = None) -> torch.Tensor:
     """Compute alpha * A @ B + beta * C, with A and B transposed by option."""
     alpha, beta = call.attr("alpha", 1.0), call.attr("beta", 1.0)
-    a = tensor(a).t() if call.attr("transA", 0) else tensor(a)
-    weight = b.weight if isinstance(b, Transposed) else tensor(b) if call.attr("transB", 0) else tensor(b).t()
+    a, turned = tensor(a).t() if call.attr("transA", 0) else tensor(a), call.attr("transB", 0)
+    weight = b.weight if isinstance(b, Transposed) else tensor(b) if turned else tensor(b).t()
     bias = None if c is None else tensor(c)
     if alpha == 1.0 and beta == 1.0 and (bias is None or bias.dim() == 1):
         return F.linear(a, weight, bias)

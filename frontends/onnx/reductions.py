@@ -41,9 +41,9 @@ def _reduce(kind: str, x: torch.Tensor, axes: list[int], keep: bool) -> torch.Te
 def reduction(call: Call, x: Any, axes: Any = None) -> torch.Tensor:
     """A reduction over some axes, by default all."""
     x = tensor(x)
-    chosen = axes_of(call, axes, x.dim())
+    chosen, nothing = axes_of(call, axes, x.dim()), call.attr("noop_with_empty_axes", 0)
     if not chosen:
-        if call.attr("noop_with_empty_axes", 0):
+        if nothing:
             return x
         chosen = list(range(x.dim()))
     return _reduce(call.node.op_type, x, chosen, bool(call.attr("keepdims", 1)))
@@ -53,7 +53,10 @@ def reduction(call: Call, x: Any, axes: Any = None) -> torch.Tensor:
 def product(call: Call, x: Any, axes: Any = None) -> torch.Tensor:
     """Product over some axes."""
     x, keep = tensor(x), bool(call.attr("keepdims", 1))
-    for axis in sorted(axes_of(call, axes, x.dim()) or range(x.dim()), reverse=True):
+    chosen, nothing = axes_of(call, axes, x.dim()), call.attr("noop_with_empty_axes", 0)
+    if not chosen and nothing:
+        return x
+    for axis in sorted(chosen or range(x.dim()), reverse=True):
         x = x.prod(axis, keep, dtype=x.dtype)
     return x
 

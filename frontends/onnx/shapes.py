@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from graphwright.frontends.onnx.table import Call, register
 from graphwright.frontends.onnx.values import Known, dtype_of, number, numbers, tensor
+from graphwright.frontends.onnx.weights import as_tensor
 
 
 def axes_of(call: Call, given: Any, rank: int) -> list[int] | None:
@@ -58,7 +59,7 @@ def reshape(call: Call, x: Any, sizes: Any) -> torch.Tensor:
 def flatten(call: Call, x: Any) -> torch.Tensor:
     """Two dimensions: those before the axis, and the rest."""
     x, axis = tensor(x), call.attr("axis", 1)
-    axis %= x.dim() + 1
+    axis += x.dim() if axis < 0 else 0
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
@@ -146,13 +147,17 @@ def _slice(x: torch.Tensor, axis: int, start: Any, stop: Any, step: int) -> torc
         return torch.ops.aten.slice.Tensor(x, axis, start, stop, step)
     if isinstance(start, int) and isinstance(stop, int) and start in (-1, 2**31 - 1, 2**63 - 1) and stop < -(2**30):
         return x.flip(axis)[(slice(None),) * (axis % x.dim()) + (slice(None, None, -step),)]
-    positions = torch.arange(start % x.shape[axis], max(stop, -1), step, device=x.device)
-    return x.index_select(axis, positions)
+    size = x.shape[axis]
+    start = start + size if start < 0 else torch.sym_min(start, size - 1)
+    stop = torch.sym_max(stop + size, -1) if stop < 0 else stop
+    return x.index_select(axis, torch.arange(start, stop, step, device=x.device))
 
 
 @register("Constant")
 def constant(call: Call) -> Any:
-    """A constant written in the node; tensors are weights and do not come here."""
+    """A constant written in the node."""
+    if call.attr("value") is not None:
+        return as_tensor(call.attr("value"))
     for name, dtype in (("value_int", torch.int64), ("value_ints", torch.int64)):
         if call.attr(name) is not None:
             return Known.of(call.attr(name), dtype)
@@ -212,7 +217,8 @@ def space_to_depth(call: Call, x: Any) -> torch.Tensor:
     """Blocks of pixels moved into channels."""
     x, block = tensor(x), call.attr("blocksize")
     n, c, h, w = x.shape
-    parts = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 1, 3, 5, 2, 4) if call.attr("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h // block, block, w // block, block).permute(order)
     return parts.reshape(n, c * block**2, h // block, w // block)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -29,6 +29,19 @@ def register(*names: str, domain: str = "") -> Callable[[Function], Function]:
     return add
 
 
+WITHOUT_EFFECT = {
+    "Attention": {"softmax_precision", "q_num_heads", "kv_num_heads"}, "BatchNormalization": {"momentum"},
+    "Cast": {"saturate", "round_mode"}, "CastLike": {"saturate", "round_mode"}, "Conv": {"kernel_shape"},
+    "ConvTranspose": {"kernel_shape"}, "Dropout": {"seed", "ratio"}, "LayerNormalization": {"stash_type"},
+    "MaxPool": {"storage_order"}, "QuantizeLinear": {"saturate", "precision"}, "RMSNormalization": {"stash_type"},
+    "RotaryEmbedding": {"num_heads", "rotary_embedding_dim", "is_packed_batching", "max_position_embeddings"},
+    "TopK": {"sorted"}, "GroupQueryAttention": {"rotary_interleaved"}, "MatMulNBits": {"accuracy_level"},
+    "Range": {"stash_type"},
+    "GroupNormalization": {"stash_type"}, "InstanceNormalization": {"stash_type"},
+}  # fmt: skip
+"""Attributes that do not change what is computed here, by operator; any other one that is not read is an error."""
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One node of the ONNX graph as the functions of the table see it.
@@ -37,14 +50,27 @@ class Call:
         node: The node.
         opset: Version of the operator set of its domain.
         where: How errors name the node.
+        read: Names of the attributes that were asked for.
     """
 
     node: ir.Node
     opset: int
     where: str
+    read: set[str] = field(default_factory=set)
+
+    def check_read(self) -> None:
+        """Refuse attributes that the operator's function has not looked at: they would be ignored silently.
+
+        Raises:
+            CaptureError: Names them.
+        """
+        unread = set(self.node.attributes) - self.read - WITHOUT_EFFECT.get(self.node.op_type, set())
+        if unread:
+            raise self.unsupported(f"the attribute {', '.join(sorted(unread))}")
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute: a number, a string, a list, a tensor or a graph."""
+        self.read.add(name)
         attribute = self.node.attributes.get(name)
         if attribute is None:
             return default
