@@ -30,6 +30,9 @@ class Rewriter:
         program: The program to edit in place.
         sink: Called with the record of each committed site.
         pass_name: Name of the pass on whose behalf edits are made.
+
+    Attributes:
+        notes: Findings of the pass, JSON-able; they become notes of its record in the trace.
     """
 
     def __init__(self, program: Program, sink: Sink | None = None, pass_name: str = "") -> None:
@@ -38,6 +41,7 @@ class Rewriter:
         self.fake_mode = fake_mode_of(program.graph)
         self.names = program.dim_names()
         self.symbols = symbol_sources(program.graph)
+        self.notes: dict[str, Any] = {}
         self._sink = sink
 
     @contextmanager

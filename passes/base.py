@@ -33,6 +33,7 @@ class Pass:
         requires: Invariants that must hold before.
         establishes: Invariants that hold afterwards.
         breaks: Invariants that may not hold afterwards.
+        approximate: Results may differ by more than rounding, on purpose; rewrites are then not validated.
         rules: Pattern rules that `apply` applies, unless it is overridden.
     """
 
@@ -40,6 +41,7 @@ class Pass:
     requires: ClassVar[frozenset[str]] = frozenset()
     establishes: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
+    approximate: ClassVar[bool] = False
     rules: ClassVar[tuple[Any, ...]] = ()
 
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:

@@ -125,6 +125,7 @@ class _Run:
     def __init__(self, program: Program, instruments: Sequence[Instrument]) -> None:
         self.program, self.instruments = program, instruments
         self.trace = Trace()
+        self.notes: dict[str, Any] = {}
         self.checkpoints: list[Program] = []
         self.snapshot = Snapshot.of(program)
         for instrument in instruments:
@@ -177,9 +178,11 @@ class _Run:
                 remedies=["put 'canonicalize' before it"],
             )
         found: list[Any] = []
+        rewriter = Rewriter(self.program, sink, pass_name(pass_))
+        self.notes = rewriter.notes
 
         def work(_: Any) -> None:
-            found.extend(pass_.apply(self.program, Rewriter(self.program, sink, pass_name(pass_))) or ())
+            found.extend(pass_.apply(self.program, rewriter) or ())
 
         self._guard(pass_, checkpoint, work)
         self.program.invariants = (self.program.invariants - pass_.breaks) | pass_.establishes
@@ -222,6 +225,7 @@ class _Run:
             after=self.snapshot,
             seconds=seconds,
             misses=misses,
+            notes=self.notes,
         )
 
 

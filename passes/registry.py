@@ -35,6 +35,8 @@ BUILT_IN = {
     "fuse-rotary": "graphwright.passes.rotary.fuse:FuseRotary",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
     "static-cache": "graphwright.passes.cache.static:StaticCache",
+    "quantize-gptq": "graphwright.passes.quant.gptq:QuantizeGptq",
+    "quantize-rtn": "graphwright.passes.quant.rtn:QuantizeRtn",
     "remove-padding": "graphwright.passes.padding.remove:RemovePadding",
     "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",
 }

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from graphwright.ir.errors import PassError
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.moments import Moments
 from graphwright.passes.quant.sites import Site, Stage, stages_of
 from graphwright.passes.quant.solver import solve_all
 from graphwright.passes.quant.stream import Stream, Values
+from graphwright.passes.quant.work import Work, run_key
 
-Progress = Callable[[int, int, Stage], None]
+Progress = Callable[[int, int, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,18 @@ class Calibrator:
                     moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
         return moments
 
+    @torch.no_grad()
+    def skip(self, stage: Stage) -> None:
+        """Run all batches up to a stage whose result is known."""
+        for _ in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
+            pass
+
     def _values(self, stage: Stage) -> Iterator[Values]:
         return self.stream.advance(stage.input)
 
     def _floats(self, stage: Stage) -> Iterator[Values | None]:
         if self.float_stream is not None:
-            yield from self.float_stream.advance(stage.input)
+            yield from self.float_stream.advance(stage.input, ahead=True)
         else:
             yield from [None] * len(self.masks)
 
@@ -91,7 +100,7 @@ class Calibrator:
             corrections = [moments.correction(s.path, w) for s, w in zip(sites, weights, strict=True)]
             solved = solve_all(weights, moments.hessian, options, corrections)
             results.update(zip((site.path for site in sites), solved, strict=True))
-        return {site.path: results[site.path] for site in stage.sites}
+        return {site.path: results[site.path].to("cpu") for site in stage.sites}
 
     def use(self, results: dict[str, QuantizedLinear]) -> None:
         """Go on with the quantized weights; the float stream goes on with the model's own."""
@@ -99,7 +108,7 @@ class Calibrator:
             self.float_stream = self.stream.fork()
         for site in self.sites:
             if site.path in results:
-                self.stream.weights[site.node] = results[site.path].dequantize()
+                self.stream.weights[site.node] = results[site.path]
 
 
 def _kept(site: Site) -> Node | None:
@@ -109,7 +118,12 @@ def _kept(site: Site) -> Node | None:
 
 
 def quantize(
-    program: Program, sites: Sequence[Site], calibration: Calibration, progress: Progress | None = None
+    program: Program,
+    sites: Sequence[Site],
+    calibration: Calibration,
+    *,
+    work: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, QuantizedLinear]:
     """Quantize linears in graph order, each calibrated on what the quantized linears before it give.
 
@@ -117,17 +131,35 @@ def quantize(
         program: A canonical program.
         sites: The linears, from `find_sites`.
         calibration: The data.
-        progress: Called with (stages done, all stages, stage) before each stage.
+        work: Folder for finished stages: a run that was interrupted goes on after them.
+        progress: Called with (stages done, all stages, paths of the next stage).
 
     Returns:
-        Module path -> codes.
+        Module path -> codes, on the CPU.
+
+    Raises:
+        PassError: There is nothing to quantize, or inputs of a linear are not finite.
+        FileFormatError: A file of the work folder is damaged.
     """
+    if not sites:
+        raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
     run = Calibrator(program, sites, calibration)
+    files = Work(Path(work), _key(run)) if work is not None else None
     results: dict[str, QuantizedLinear] = {}
     for i, stage in enumerate(run.stages):
         if progress is not None:
-            progress(i, len(run.stages), stage)
-        solved = run.solve(stage, run.measure(stage))
+            progress(i, len(run.stages), [site.path for site in stage.sites])
+        solved = files.load(i) if files is not None else None
+        if solved is None:
+            solved = run.solve(stage, run.measure(stage))
+            if files is not None:
+                files.save(i, solved)
+        else:
+            run.skip(stage)
         run.use(solved)
         results |= solved
     return results
+
+
+def _key(run: Calibrator) -> str:
+    return run_key(run.sites, run.calibration.batches, [run.stream.weight(site.node) for site in run.sites])

@@ -190,9 +190,7 @@ class Problem:
         scales = torch.cat([part.grid.scale for part in parts], 1).T.to(SCALE_DTYPES[options.scale_dtype])
         return QuantizedLinear(
             codes=torch.cat([part.codes for part in parts], 1).T.contiguous(),
-            scales=torch.cat([part.grid.scale for part in parts], 1)
-            .T.to(SCALE_DTYPES[options.scale_dtype])
-            .contiguous(),
+            scales=scales.contiguous(),
             zeros=None if zeros is None else zeros.contiguous(),
             group_index=self.group[torch.argsort(self.order)].to(torch.int32) if is_scattered else None,
             bits=options.bits,

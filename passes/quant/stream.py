@@ -1,12 +1,14 @@
 """Streaming execution: batches move through the graph segment by segment, and each node runs once per batch.
 
 A segment ends where a value is wanted. Between segments only the values that later segments read are kept; weights are
-read when a segment needs them and let go after it.
+read when a segment needs them and let go after it. A stream whose weights are all known runs on after a wanted value,
+to the point where the least memory is needed until the next one.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +17,15 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from graphwright.ir.node import bound, is_call
+from graphwright.ir.node import bound, is_call, value_of
 from graphwright.ir.program import Program
+from graphwright.passes.quant.codes import QuantizedLinear
 
 aten = torch.ops.aten
 linear = torch.nn.functional.linear
 Values = dict[Node, Any]
+
+_UNKNOWN = 64
 
 
 class Stream:
@@ -45,11 +50,12 @@ class Stream:
         kept: Mapping[Node, Node] | None = None,
     ) -> None:
         self.program, self.device, self.products = program, torch.device(device), products
-        self.weights: dict[Node, Tensor] = {}
+        self.weights: dict[Node, QuantizedLinear] = {}
         self.nodes = _needed([*wanted, *(kept or {})])
         self.constant = _constants(self.nodes)
         self.done = 0
         self.dying = _last_uses(self.nodes, kept or {})
+        self.stops = [self.nodes.index(node) + 1 for node in wanted]
         self.batches: list[Values] = [self._start(leaves) for leaves in batches]
 
     def fork(self) -> Stream:
@@ -66,22 +72,41 @@ class Stream:
     def _placed(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, Tensor) else value
 
-    def advance(self, node: Node) -> Iterator[Values]:
-        """Run every batch up to `node` and yield its values; those that no later node reads are dropped afterwards."""
-        position = self.nodes.index(node) + 1
-        segment = [step for step in self.nodes[self.done : position] if self._runs(step)]
-        self.done = max(self.done, position)
+    def advance(self, node: Node, *, ahead: bool = False) -> Iterator[Values]:
+        """Run every batch up to `node` and yield its values; what no later node reads is dropped afterwards.
+
+        Args:
+            node: One of the wanted values.
+            ahead: Run on to where the least memory is needed; the weights of the next linears must be known.
+        """
+        stop = self.nodes.index(node) + 1
+        rest = self._cheapest(stop) if ahead else stop
+        segment, more = self.nodes[self.done : stop], self.nodes[stop:rest]
+        self.done = rest
         constants: Values = {}
         for values in self.batches:
-            for step in segment:
-                values[step] = self._call(step, values, constants)
-                if step is not node:
-                    self._drop(values, step)
+            self._run(segment, values, constants, until=node)
             yield values
             self._drop(values, node)
+            self._run(more, values, constants)
 
-    def _runs(self, node: Node) -> bool:
-        return node.op == "call_function" and node not in self.constant
+    def _run(self, nodes: Sequence[Node], values: Values, constants: Values, until: Node | None = None) -> None:
+        for node in nodes:
+            if node.op == "call_function" and node not in self.constant:
+                values[node] = self._call(node, values, constants)
+            if node is not until:
+                self._drop(values, node)
+
+    def _cheapest(self, stop: int) -> int:
+        """The position from `stop` to the next wanted value after which the fewest bytes are alive."""
+        end = next((other - 1 for other in self.stops if other > stop), stop)
+        alive, best = 0, (0, stop)
+        for position, node in enumerate(self.nodes[stop:end], stop + 1):
+            alive += (_bytes(node) if node not in self.constant else 0) - sum(
+                map(_bytes, set(self.dying.get(node, ())) - self.constant)
+            )
+            best = min(best, (alive, position))
+        return best[1]
 
     def _call(self, node: Node, values: Values, constants: Values) -> Any:
         def read(source: Node) -> Any:
@@ -97,14 +122,13 @@ class Stream:
     def _linear(self, node: Node, read: Callable[[Node], Any], constants: Values) -> Tensor:
         """A linear, multiplied in the stream's dtype, its result in the dtype of its input."""
         inputs = bound(node)
-        x, weight, bias = read(inputs["input"]), self.weights.get(node), inputs["bias"]
-        weight = read(inputs["weight"]) if weight is None else weight
-        if self.products in (None, x.dtype):
-            return linear(x, weight, None if bias is None else read(bias))
+        x, dtype = read(inputs["input"]), self.products or value_of(inputs["weight"]).dtype
         if node not in constants:
-            constants[node] = weight.to(self.products)
-        result = linear(x.to(self.products), constants[node]).to(x.dtype)
-        return result if bias is None else result + read(bias)
+            quantized = self.weights.get(node)
+            weight = read(inputs["weight"]) if quantized is None else quantized.to(self.device).dequantize()
+            constants[node] = weight.to(dtype)
+        result = linear(x.to(dtype), constants[node]).to(x.dtype)
+        return result if inputs["bias"] is None else result + read(inputs["bias"])
 
     def _constant(self, node: Node, constants: Values) -> Any:
         """A state tensor or an expression of state alone, kept for the segment."""
@@ -122,6 +146,14 @@ class Stream:
         """Forget what is not read after `node`."""
         for dead in self.dying.get(node, ()):
             values.pop(dead, None)
+
+
+def _bytes(node: Node) -> int:
+    """Size of a value, with the same size for every dimension that is not known."""
+    value = value_of(node)
+    if not isinstance(value, Tensor):
+        return 0
+    return math.prod(size if isinstance(size, int) else _UNKNOWN for size in value.shape) * value.element_size()
 
 
 def _needed(wanted: Sequence[Node]) -> list[Node]:

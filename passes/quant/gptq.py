@@ -1,0 +1,97 @@
+"""The `quantize-gptq` pass: linears get integer codes that keep their outputs on calibration data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphwright.ir.errors import PassError
+from graphwright.ir.program import Program
+from graphwright.ir.rewriter import Rewriter
+from graphwright.passes.base import Pass
+from graphwright.passes.quant.calibrate import Calibration, Progress, quantize
+from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.evaluate import evaluate
+from graphwright.passes.quant.options import Options
+from graphwright.passes.quant.pack import drop_unused, pack_linear
+from graphwright.passes.quant.report import Report
+from graphwright.passes.quant.sites import Site, find_sites
+
+Overrides = Mapping[str, Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Quantize(Options, Pass):
+    """Base of the passes that quantize linears; the options are those of `Options`.
+
+    Args:
+        heads: Also linears that make the model's predictions, such as `lm_head`.
+        overrides: Glob of module paths -> options of its linears, None to leave them out.
+        calibration: The data to calibrate with.
+        heldout: Batches to score the model on, before and after.
+        progress: Called with (stages done, all stages, paths of the next stage).
+    """
+
+    requires = frozenset({"canonical"})
+    approximate = True
+
+    heads: bool = False
+    overrides: Overrides | None = field(default=None, compare=False, metadata={"spec": False})
+    calibration: Calibration | None = field(default=None, compare=False, metadata={"spec": False})
+    heldout: Sequence[dict[str, Any]] = field(default=(), compare=False, metadata={"spec": False})
+    progress: Progress | None = field(default=None, compare=False, metadata={"spec": False})
+
+    def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:
+        """Quantize, pack, and note the report as `quantization`."""
+        start = time.perf_counter()
+        sites = find_sites(program, self.linear_options(), self.overrides, heads=self.heads)
+        if not sites:
+            raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
+        results = self.quantize(program, sites)
+        seconds = time.perf_counter() - start
+        device, products = self._placement()
+        quality = evaluate(program, results, self.heldout, device, products) if self.heldout else None
+        rewriter.notes["quantization"] = Report.of(results, quality, seconds).to_json()
+        for site in sites:
+            with rewriter.site(self.name, [site.node]) as edit:
+                pack_linear(edit, site.node, results[site.path])
+        drop_unused(program)
+        return None
+
+    def quantize(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
+        """Codes of the linears by path."""
+        raise TypeError(f"{type(self).__name__} must define quantize(program, sites)")
+
+    def linear_options(self) -> Options:
+        """The options of a linear that no override matches."""
+        return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})
+
+    def _placement(self) -> tuple[str, Any]:
+        return (self.calibration.device, self.calibration.products) if self.calibration else ("cpu", None)
+
+    def _data(self) -> Calibration:
+        if self.calibration is None or not self.calibration.batches:
+            raise PassError(
+                f"'{self.name}' needs calibration data",
+                remedies=["QuantizeGptq(calibration=Calibration(batches))", "use quantize-rtn, which needs none"],
+            )
+        return self.calibration
+
+
+@dataclass(frozen=True)
+class QuantizeGptq(Quantize):
+    """Quantize linears to integer codes with GPTQ, refitted scales and coordinate descent.
+
+    Args:
+        work: Folder for finished stages, so that an interrupted run can go on.
+    """
+
+    name = "quantize-gptq"
+
+    work: str | None = None
+
+    def quantize(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
+        """Stage by stage, each on what the quantized linears before it give."""
+        return quantize(program, sites, self._data(), work=self.work, progress=self.progress)

@@ -1,0 +1,88 @@
+"""The work folder of a quantization: finished stages on disk, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from graphwright.ir.errors import FileFormatError
+from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.sites import Site
+
+_FACTS = ("bits", "group_size", "error", "rtn_error", "damping")
+_TENSORS = ("codes", "scales", "zeros", "group_index")
+
+
+class Work:
+    """One file per finished stage in a folder; a run with other options, linears or data starts anew.
+
+    Args:
+        folder: The folder; made if it is not there.
+        key: What identifies the run, from `run_key`.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, stage: int, results: Mapping[str, QuantizedLinear]) -> None:
+        """Write a finished stage."""
+        tensors, facts = {}, {}
+        for path, linear in results.items():
+            facts[path] = {name: getattr(linear, name) for name in _FACTS}
+            for name in _TENSORS:
+                if (tensor := getattr(linear, name)) is not None:
+                    tensors[f"{path}/{name}"] = tensor.cpu().contiguous()
+        partial = self._file(stage).with_suffix(".partial")
+        save_file(tensors, partial, metadata={"key": self.key, "linears": json.dumps(facts)})
+        partial.rename(self._file(stage))
+
+    def load(self, stage: int) -> dict[str, QuantizedLinear] | None:
+        """A stage that was finished before, None if it was not or belongs to another run.
+
+        Raises:
+            FileFormatError: The file is damaged.
+        """
+        path = self._file(stage)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            facts = json.loads(metadata["linears"])
+            return {name: _linear(name, values, tensors) for name, values in facts.items()}
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise FileFormatError(
+                "a finished stage cannot be read", at=str(path), why=str(error), remedies=["delete the file"]
+            ) from error
+
+    def _file(self, stage: int) -> Path:
+        return self.folder / f"stage-{stage:05}.safetensors"
+
+
+def _linear(path: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedLinear:
+    parts = [tensors.get(f"{path}/{name}") for name in _TENSORS]
+    return QuantizedLinear(*parts, **{name: facts[name] for name in _FACTS})  # type: ignore[arg-type]
+
+
+def run_key(sites: Sequence[Site], batches: Sequence[Mapping[str, Any]], weights: Sequence[Tensor]) -> str:
+    """A digest of what a run depends on: linears, their options, the data, and a sample of the weights."""
+    digest = hashlib.sha256(json.dumps([[site.path, asdict(site.options)] for site in sites]).encode())
+    for batch in batches:
+        for name, value in sorted(batch.items()):
+            data = value.cpu().contiguous().flatten().float().numpy().tobytes() if isinstance(value, Tensor) else value
+            digest.update(f"{name}:".encode() + (data if isinstance(data, bytes) else repr(data).encode()))
+    for weight in weights:
+        digest.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
