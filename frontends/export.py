@@ -20,6 +20,7 @@ from graphwright.frontends import axes as ax
 from graphwright.frontends.answers import Answers, NoAnswer, Recorder, answering, refuse_random, settle
 from graphwright.frontends.cache import register_caches
 from graphwright.frontends.failure import Failure, capture_error, reason
+from graphwright.frontends.loops import AllItems, NoLoop, agree
 from graphwright.frontends.moves import moves_skipped
 from graphwright.frontends.naming import name_dims
 from graphwright.frontends.shim import relations_of, stand_in, strip_frames, untouched
@@ -40,6 +41,7 @@ class Attempt:
     deferred: bool = False
     batched_experts: bool = False
     answers: bool = False
+    all_items: bool = False
 
 
 def export_program(
@@ -55,7 +57,8 @@ def export_program(
     """Export `module` as called with `args` and `kwargs`; the module is left as it is.
 
     Tried in turn: non-strict; for a transformers mixture of experts that loops over the experts in use, non-strict
-    with its batched form, which computes the same sum in another order; non-strict with deferred runtime assertions;
+    with its batched form, which computes the same sum in another order; where the model loops over the items in use,
+    over all items, see `graphwright.frontends.loops`; non-strict with deferred runtime assertions;
     where the model branches on values, the branches of the example, which the program then requires of its inputs;
     strict; and with `dynamic="auto"` also fewer dynamic dimensions, then none. Any change to what was asked for is
     logged with the reason.
@@ -135,6 +138,7 @@ def _attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any, assume: bo
     yield Attempt("non-strict", axes)
     if batches_experts(module):
         yield Attempt("batched experts", axes, batched_experts=True)
+    yield Attempt("loops over all items", axes, all_items=True)
     yield Attempt("non-strict with deferred runtime assertions", axes, deferred=True)
     if assume:
         yield Attempt("the example's branches on values", axes, answers=True)
@@ -179,6 +183,7 @@ def _export(
 def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
     quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
     answers = _answers(module, example) if attempt.answers else None
+    loops = _loops(module, example) if attempt.all_items else contextlib.nullcontext()
     with untouched(module), moves_skipped(), torch.enable_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         if attempt.batched_experts:
@@ -189,17 +194,41 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
             if wanted:
                 shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
         shim = stand_in(module, names, relations_of(attempt.axes))
-        exported = torch.export.export(
-            shim if answers is None else answering(shim, answers),
-            args,
-            kwargs,
-            dynamic_shapes=shapes,  # type: ignore[arg-type]
-            strict=attempt.strict,
-            prefer_deferred_runtime_asserts_over_guards=attempt.deferred,
-        )
+        with loops:
+            exported = torch.export.export(
+                shim if answers is None else answering(shim, answers),
+                args,
+                kwargs,
+                dynamic_shapes=shapes,  # type: ignore[arg-type]
+                strict=attempt.strict,
+                prefer_deferred_runtime_asserts_over_guards=attempt.deferred,
+            )
     if answers is not None:
         _confirm(module, exported, example)
+    if attempt.all_items:
+        _compare(module, exported, example)
     return exported
+
+
+def _loops(module: torch.nn.Module, example: Example) -> AllItems:
+    args, kwargs = copies(example)
+    with untouched(module), torch.no_grad(), warnings.catch_warnings(), AllItems(pretend=False) as counted:
+        warnings.simplefilter("ignore")
+        module(*args, **kwargs)
+    if not counted.loops:
+        raise NoLoop("the model has no loop over the items in use")
+    return AllItems()
+
+
+def _compare(module: torch.nn.Module, exported: ExportedProgram, example: Example) -> None:
+    results = []
+    for run in (module, exported.module(check_guards=False)):
+        args, kwargs = copies(example)
+        with untouched(module), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(0)
+            results.append(pytree.tree_leaves(run(*args, **kwargs)))
+    agree(*results)
 
 
 def _answers(module: torch.nn.Module, example: Example) -> Answers:
