@@ -12,7 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from benchmarks.coverage.cases import Case, cases
-from benchmarks.coverage.precision import Float64, double_leaves, double_model, double_program
+from benchmarks.coverage.precision import Float64, double_leaves, double_model, double_program, uncached
 from benchmarks.coverage.rows import Row
 from graphwright.ir.errors import InputError
 from graphwright.ir.inputs import check_leaves
@@ -148,7 +148,7 @@ def _run(function: Callable[[list[Any]], list[Any]], case: Case) -> list[Any]:
     numpy.random.seed(3)
     random.seed(3)
     leaves = _copied(double_leaves(case.leaves))
-    with torch.no_grad(), Float64():
+    with torch.no_grad(), uncached(), Float64():
         return function(leaves)
 
 

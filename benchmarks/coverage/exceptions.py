@@ -22,11 +22,27 @@ def _resnet() -> Any:
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
 _SERIES: dict[str, Any] = {"defaults": {"prediction_length": 4, "context_length": 12}}
 _BACKBONE = {"use_timm_backbone": False, "backbone_config": _resnet}
+_CONVOLUTIONS = {"depth_coefficient": 0.2}
+_SAM = {"output_channels": 64, "num_pos_feats": 32}
+_VITS = {
+    "upsample_initial_channel": 32,
+    "upsample_rates": [2, 2],
+    "upsample_kernel_sizes": [4, 4],
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3]],
+    "prior_encoder_num_flows": 2,
+    "prior_encoder_num_wavenet_layers": 2,
+    "posterior_encoder_num_wavenet_layers": 2,
+    "duration_predictor_num_flows": 2,
+    "duration_predictor_filter_channels": 32,
+    "depth_separable_num_layers": 1,
+}
 _ROPE = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
 _INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
 _INDEXER |= {"indexer_budget": 8, "indexer_compress_ratio": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "align": {"vision_config": _CONVOLUTIONS},
     "autoformer": _SERIES,
     "bamba": _MAMBA,
     "BeitForSemanticSegmentation": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 5},
@@ -40,6 +56,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deformable_detr": _BACKBONE,
     "detr": _BACKBONE,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "efficientnet": _CONVOLUTIONS,
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -59,11 +76,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": _INDEXER,
     "Qwen4ExpForCausalLM": _INDEXER,
     "ReformerModelWithLMHead": {"is_decoder": True},
+    "sam": {"vision_config": _SAM},
+    "sam_hq": {"vision_config": _SAM, "mask_decoder_config": {"vit_dim": 64}},
     "sapiens2": {"num_key_value_heads_per_layer": None},
     "seggpt": {"merge_index": 0},
     "step3p7": {"text_config": {"sliding_window": 4}},
+    "swin2sr": {"depths": [2, 2], "num_heads": [2, 2], "embed_dim": 32, "image_size": 16, "window_size": 4},
     "table-transformer": _BACKBONE,
     "time_series_transformer": _SERIES,
+    "vits": _VITS,
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils import _pytree as pytree
@@ -72,6 +74,11 @@ def _raised(value: Any) -> Any:
 
 def _double(value: torch.Tensor) -> torch.Tensor:
     return value.double() if value.dtype in _LOWER else value
+
+
+def uncached() -> AbstractContextManager[Any]:
+    """Let models compute what they would remember from a call in another precision."""
+    return patch("transformers.pytorch_utils.is_torchdynamo_compiling", lambda: True)
 
 
 def double_model(model: torch.nn.Module) -> torch.nn.Module:
