@@ -31,6 +31,11 @@ class Target(ABC):
         """Passes that make a program fit this target, as pipeline text; empty for none."""
         return ""
 
+    @property
+    def precision(self) -> str:
+        """Name of a precision below the program's, such as `float16`, which results are judged by; empty for none."""
+        return ""
+
     def supports(self, node: Node) -> Support:
         """Whether this target can express a call; by default everything."""
         return Support.yes()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from graphwright.ir.diff import GraphDiff
     from graphwright.ir.program import Dim, Program
+    from graphwright.lowering.accuracy import Accuracy
     from graphwright.lowering.compare import Comparison
     from graphwright.lowering.support import SupportReport
 
@@ -56,8 +57,11 @@ def comparison_facts(comparison: Comparison) -> dict[str, Any]:
     return {"ok": comparison.ok, "largest_difference": comparison.largest_difference, "rows": rows}
 
 
-def comparisons_facts(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+def comparisons_facts(comparisons: Mapping[str, Comparison | Accuracy]) -> dict[str, Any]:
     """The comparisons of all parts of a model together; each row says its part."""
+    reports = {name: found.facts() for name, found in comparisons.items() if not hasattr(found, "rows")}
+    if reports:
+        return {"ok": all(found.ok for found in comparisons.values()), "accuracy": reports}
     parts = {name: comparison_facts(comparison) for name, comparison in comparisons.items()}
     return {
         "ok": all(part["ok"] for part in parts.values()),

@@ -53,6 +53,7 @@ class OnnxArtifact(Artifact):
     ) -> None:
         super().__init__(target, interface, provenance)
         self.file, self.branch = file, branch
+        self.emulated: OnnxArtifact | None = None
 
     @property
     def model(self) -> Any:
@@ -72,6 +73,18 @@ class OnnxArtifact(Artifact):
             MissingDependencyError: ONNX Runtime is not installed.
         """
         return self.file.session
+
+    def runnable(self) -> OnnxArtifact:
+        """The artifact itself, or its emulation in float32 where ONNX Runtime has no kernels for its type here."""
+        if self.emulated is None:
+            return self
+        from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as Missing
+
+        try:
+            self.file.session  # noqa: B018 - starting the session is the question
+            return self
+        except Missing:
+            return self.emulated
 
     def snapshot(self) -> Snapshot:
         """Picture of the ONNX model."""

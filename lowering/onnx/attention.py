@@ -40,7 +40,10 @@ def attention(
     scale: float | None,
     enable_gqa: bool,
 ) -> ir.Value:
-    """Attention: its own operator from opset 23, products and a softmax before."""
+    """Attention: its own operator from opset 23, products and a softmax before.
+
+    In the dialect of ONNX Runtime grouped heads are products too: its operator repeats keys and values first.
+    """
     shapes = [b.shape(part) for part in (query, key, value)]
     mask = None if attn_mask is None else _mask(b, attn_mask, shapes[0][-2], shapes[1][-2])
     flat = len(shapes[0]) == 3
@@ -48,7 +51,11 @@ def attention(
         query, key, value = (b.op("Unsqueeze", part, b.axes(1)) for part in (query, key, value))
         if attn_mask is not None and b.rank(attn_mask) == 3:
             mask = b.op("Unsqueeze", mask, b.axes(1))
-    if b.opset >= 23 and b.result.dtype != torch.float64:  # ONNX Runtime computes double attention in float
+    grouped = len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1])
+    products = b.dialect == "ort" and grouped
+    if (
+        b.opset >= 23 and not products and b.result.dtype != torch.float64
+    ):  # ONNX Runtime computes double attention in float
         result = b.op("Attention", query, key, value, mask, is_causal=int(is_causal) or None, scale=scale)
     else:
         result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
@@ -84,12 +91,14 @@ def _decomposed(
     query, key, value = parts
     dtype = b.result.dtype
     factor = 1 / math.sqrt(shapes[0][-1]) if scale is None else scale
-    if len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1]):
-        key, value = (
-            _repeat_heads(b, part, shapes[0], shape) for part, shape in zip(parts[1:], shapes[1:], strict=True)
-        )
+    heads, key_heads = shapes[0][-3], shapes[1][-3]
+    grouped = len(shapes[0]) == 4 and expression(heads) != expression(key_heads)
     scaled = b.op("Mul", query, b.const(factor, dtype))
+    if grouped:
+        scaled = b.op("Reshape", scaled, b.const([0, key_heads, -1, shapes[0][-1]]))
     scores = b.op("MatMul", scaled, b.op("Transpose", key, perm=[0, 1, 3, 2]))
+    if grouped:
+        scores = b.op("Reshape", scores, b.const([0, heads, -1, 0]))
     allowed = _allowed(b, mask, shapes[0][-2], shapes[1][-2]) if causal else mask
     if allowed is not None:
         if allowed.dtype == ir.DataType.BOOL:
@@ -99,7 +108,10 @@ def _decomposed(
     if allowed is not None:
         empty = b.op("IsNaN", weights, dtype=torch.bool)
         weights = b.op("Where", empty, b.const(0, dtype), weights, dtype=dtype)
-    return b.op("MatMul", weights, value)
+    if not grouped:
+        return b.op("MatMul", weights, value)
+    weights = b.op("Reshape", weights, b.const([0, key_heads, -1, 0]))
+    return b.op("Reshape", b.op("MatMul", weights, value), b.const([0, heads, -1, shapes[2][-1]]))
 
 
 def _allowed(b: Emission, mask: ir.Value | None, queries: Any, keys: Any) -> ir.Value:
@@ -107,11 +119,3 @@ def _allowed(b: Emission, mask: ir.Value | None, queries: Any, keys: Any) -> ir.
     assert mask is None, "torch does not take a mask together with is_causal"
     rows, columns = (b.op("Range", b.const(0), b.sizes.scalar(size), b.const(1)) for size in (queries, keys))
     return b.op("GreaterOrEqual", b.op("Unsqueeze", rows, b.axes(1)), columns, dtype=torch.bool)
-
-
-def _repeat_heads(b: Emission, part: ir.Value, query: Any, shape: Any) -> ir.Value:
-    """Each key or value head as often as there are query heads per key head: `[b, k, s, d] -> [b, q, s, d]`."""
-    _, heads, length, size = shape
-    groups = query[1] // heads
-    wide = b.op("Expand", b.op("Unsqueeze", part, b.axes(2)), b.const([1, 1, groups, 1, 1]))
-    return b.op("Reshape", wide, b.sizes.vector([0, heads * groups, length, size]))

@@ -38,12 +38,13 @@ def merge_decoders(parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         for port in later.interface.inputs
         if port.name not in first.input_names
     }
-    merged: dict[str, Artifact] = {}
+    merged: dict[str, OnnxArtifact] = {}
     for name, artifact, branch in (
         (FIRST, first, Branch(MERGED, False, unused=only_later)),
         (LATER, later, Branch(MERGED, True, same=same)),
     ):
         merged[name] = OnnxArtifact(artifact.target, artifact.interface, artifact.provenance, file=file, branch=branch)
+        merged[name].emulated = artifact.emulated
     return {**parts, **merged}
 
 

@@ -22,24 +22,32 @@ from graphwright.lowering.onnx.weights import Weights
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 11}
 
 
-def emit_model(program: Program, opset: int) -> tuple[ir.Model, dict[str, list[str]]]:
+def emit_model(
+    program: Program, opset: int, packed: str = "dequantize", dialect: str = "onnx"
+) -> tuple[ir.Model, dict[str, list[str]]]:
     """The ONNX model of a program whose calls all have emitters.
+
+    Args:
+        program: A legalised program.
+        opset: Version of the default operator set.
+        packed: See `OnnxTarget`.
+        dialect: See `OnnxTarget`.
 
     Returns:
         The model, and the names of the operators that each program node became.
     """
-    return _Emitter(program, opset).model()
+    return _Emitter(program, opset, packed, dialect).model()
 
 
 class _Emitter:
     """State of one emission."""
 
-    def __init__(self, program: Program, opset: int) -> None:
+    def __init__(self, program: Program, opset: int, packed: str, dialect: str) -> None:
         self.program, self.opset = program, opset
         self.interface = Interface.of(program)
         self.names = program.dim_names()
         empty = {dim.symbol for dim in program.dims if self.interface.dims[dim.name].min == 0}
-        self.builder = Emission(opset, frozenset(empty))
+        self.builder = Emission(opset, frozenset(empty), packed, dialect)
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
         self.values: dict[Node, Any] = {}
@@ -57,7 +65,7 @@ class _Emitter:
             outputs,
             nodes=self.builder.nodes,
             initializers=self._initializers(),
-            opset_imports={"": self.opset},
+            opset_imports={"": self.opset} | {node.domain: 1 for node in self.builder.nodes if node.domain},
             name=self.program.name,
         )
         model = ir.Model(graph, ir_version=IR_VERSIONS[self.opset], producer_name="graphwright")

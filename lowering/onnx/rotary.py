@@ -13,7 +13,6 @@ from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
 _KEEP_HALVES = (aten.cos, aten.sin, aten.mul, aten.unsqueeze, aten.to, aten._to_copy, aten.slice, aten.expand)
-_OPSET = 23
 
 
 def _doubled(node: object) -> bool:
@@ -50,9 +49,11 @@ def _expressible(node: Node) -> Support:
 def rotary_embedding(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, interleaved: bool) -> ir.Value:
     """Rotary embedding of `[batch, heads, length, size]`, its own operator from opset 23.
 
-    The operator takes the cosines of half the features, per batch row.
+    The operator takes the cosines of half the features, per batch row. ONNX Runtime has no kernel of it for double.
     """
     width = int(b.shape(cos)[-1])
+    if b.opset < 23 or b.result.dtype == torch.float64:
+        return _written_out(b, x, cos, sin, width)
     batch, _, length, size = b.shape(x)
     rows = [batch, length, width // 2]
     halves = []
@@ -64,3 +65,20 @@ def rotary_embedding(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, int
         halves.append(half if same else b.op("Expand", half, b.sizes.vector(rows)))
     partial = width if width != size else None
     return b.op("RotaryEmbedding", x, *halves, rotary_embedding_dim=partial)
+
+
+def _written_out(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, width: int) -> ir.Value:
+    """`part * cos + concat(-second, first) * sin`, beside the features that pass through."""
+    dtype = b.result.dtype
+
+    def features(start: int, end: int) -> ir.Value:
+        return b.op("Slice", x, b.const([start]), b.const([end]), b.const([-1]))
+
+    size = int(b.shape(x)[-1])
+    part = x if width == size else features(0, width)
+    turned = b.op("Concat", b.op("Neg", features(width // 2, width)), features(0, width // 2), axis=-1)
+    products = [
+        b.op("Mul", b.cast(side, dtype), b.cast(factor, dtype)) for side, factor in ((part, cos), (turned, sin))
+    ]
+    result = b.op("Add", *products)
+    return result if width == size else b.op("Concat", result, b.cast(features(width, size), dtype), axis=-1)

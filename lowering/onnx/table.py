@@ -20,15 +20,29 @@ register = TABLE.register
 
 FAMILIES = (
     "attention", "casts", "convolution", "creation", "elementwise", "indexing", "logic", "matmul", "misc", "norm",
-    "pooling", "reductions", "rotary", "scatter", "shapes", "slicing",
+    "packed", "pooling", "reductions", "rotary", "scatter", "shapes", "slicing",
 )  # fmt: skip
 
 
 class Emission(Builder):
-    """The builder that emitters are called with, and its run-time sizes."""
+    """The builder that emitters are called with, and its run-time sizes.
 
-    def __init__(self, opset: int, maybe_empty: frozenset[str] = frozenset()) -> None:
+    Args:
+        opset: Version of the default operator set.
+        maybe_empty: Symbols of dimensions that may be 0.
+        packed: How packed linears are emitted: `dequantize` or `matmulnbits`; see `OnnxTarget`.
+        dialect: `onnx` or `ort`; see `OnnxTarget`.
+    """
+
+    def __init__(
+        self,
+        opset: int,
+        maybe_empty: frozenset[str] = frozenset(),
+        packed: str = "dequantize",
+        dialect: str = "onnx",
+    ) -> None:
         super().__init__(opset)
+        self.packed, self.dialect = packed, dialect
         self.sizes = Sizes(self, maybe_empty)
         self.stored_transposed: Callable[[ir.Value], ir.Value | None] = lambda weight: None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.fx import Node
@@ -31,21 +31,55 @@ class OnnxTarget(Target):
 
     Args:
         opset: Version of the operator set, 18 to 24; attention stays one `Attention` operator from 23.
+        packed: How packed linears are written: `dequantize`, with ONNX's own blocked `DequantizeLinear` (opset 21 on),
+            which ONNX Runtime fuses with the product; or `matmulnbits`, with ONNX Runtime's operator.
         external_bytes: Weights of more bytes than this are written to `model.onnx.data` (the format's limit is 2 GiB).
+        dtype: `float32`, `float16` or `bfloat16`: what weights, caches and most operators are in.
+        keep: Operators that stay in float32 beside those of `graphwright.lowering.onnx.half.KEPT`, joined by `+`.
+        int8: `dynamic` or `static`: products with weights in 8-bit integers; empty for none.
+        calibration: For `static`, a safetensors file with a tensor for each input, whose rows are the samples.
+        dialect: `onnx`, or `ort` for the forms that are fastest on ONNX Runtime's CPU provider.
     """
 
     name: ClassVar[str] = "onnx"
 
     opset: int = 23
+    packed: Literal["dequantize", "matmulnbits"] = "dequantize"
     external_bytes: int = 64_000_000
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    keep: str = ""
+    int8: Literal["", "dynamic", "static"] = ""
+    calibration: str = ""
+    dialect: Literal["onnx", "ort"] = "onnx"
 
     def __post_init__(self) -> None:
+        self._check_options()
         if self.opset not in OPSETS:
             raise GraphwrightError(
                 f"the ONNX target cannot emit opset {self.opset}",
                 why=f"it emits {OPSETS[0]} to {OPSETS[-1]}",
                 remedies=["use opset 23, where attention stays one operator"],
             )
+
+    def _check_options(self) -> None:
+        allowed = {"dtype": ("float32", "float16", "bfloat16"), "int8": ("", "dynamic", "static")}
+        for name, values in (allowed | {"dialect": ("onnx", "ort")}).items():
+            if getattr(self, name) not in values:
+                raise GraphwrightError(
+                    f"the ONNX target has no {name}={getattr(self, name)}",
+                    why=f"it has {', '.join(value for value in values if value)}",
+                )
+        if (self.int8 == "static") != bool(self.calibration):
+            raise GraphwrightError(
+                "int8=static and calibration=FILE go together", remedies=["use int8=dynamic, which needs no inputs"]
+            )
+        if self.int8 and self.dtype != "float32":
+            raise GraphwrightError("int8 goes with dtype=float32", why="what is not a product stays in float32")
+
+    @property
+    def precision(self) -> str:
+        """`float16`, `bfloat16` or `int8`; empty for the model's own."""
+        return "int8" if self.int8 else "" if self.dtype == "float32" else self.dtype
 
     def pipeline(self) -> str:
         """Canonical form, with norms, activations and rotary embeddings as operators of their own."""
@@ -74,9 +108,14 @@ class OnnxTarget(Target):
         from graphwright.lowering.onnx.session import OnnxFile
 
         _table()
-        model, provenance = emit_model(program, self.opset)
+        model, provenance = emit_model(program, self.opset, self.packed, self.dialect)
+        interface = Interface.of(program)
+        if self.precision:
+            from graphwright.lowering.onnx.precision import reduced
+
+            return reduced(self, model, interface, provenance)
         file = OnnxFile(model, external_bytes=self.external_bytes)
-        return OnnxArtifact(str(self), Interface.of(program), provenance, file=file)
+        return OnnxArtifact(str(self), interface, provenance, file=file)
 
     def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         """The two programs of a decoder in one file, `decoder_model_merged.onnx`, with each weight once."""

@@ -14,9 +14,11 @@ from graphwright.frontends.capture import capture
 from graphwright.frontends.tasks import is_pretrained
 from graphwright.ir.errors import InputError
 from graphwright.ir.program import Program
+from graphwright.lowering.accuracy import Accuracy, accuracy
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bundle import Bundle
 from graphwright.lowering.compare import Comparison, compare
+from graphwright.lowering.interface import Interface
 from graphwright.lowering.registry import target as find_target
 from graphwright.lowering.support import SupportReport
 from graphwright.lowering.target import Target
@@ -42,12 +44,13 @@ class Export:
     Args:
         bundle: The artifacts, by part.
         support: Part -> what the target said to it.
-        comparisons: Part -> comparison with the unmodified model; empty if none was asked for.
+        comparisons: Part -> comparison with the unmodified model, for lower precision an accuracy report; empty if
+            none was asked for.
     """
 
     bundle: Bundle
     support: dict[str, SupportReport]
-    comparisons: dict[str, Comparison]
+    comparisons: dict[str, Comparison | Accuracy]
 
     @property
     def ok(self) -> bool:
@@ -99,8 +102,9 @@ def export(
     goal = find_target(target)
     artifacts: dict[str, Artifact] = {}
     reports: dict[str, SupportReport] = {}
-    comparisons: dict[str, Comparison] = {}
+    comparisons: dict[str, Comparison | Accuracy] = {}
     references: dict[str, Any] = {}
+    exact_interfaces: dict[str, Interface] = {}
     for piece in pieces(model, task, inputs, dynamic, pipeline, progress):
         progress(f"lowering {piece.name}")
         legal = goal.legalize(piece.program)
@@ -108,15 +112,29 @@ def export(
         reports[piece.name].raise_if_unsupported()
         artifacts[piece.name] = goal.emit(legal)
         references[piece.name] = piece.reference
+        exact_interfaces[piece.name] = Interface.of(legal)
     bundle = Bundle(_task(model, task), goal.join(artifacts))
     for name, artifact in bundle.parts.items() if verify else ():
         progress(f"comparing {name}")
-        comparisons[name] = compare(references[name], artifact, raise_on_mismatch=raise_on_mismatch)
+        if goal.precision:
+            exact = exact_interfaces[name]
+            comparisons[name] = _accuracy(references[name], artifact, exact, goal.precision, raise_on_mismatch)
+        else:
+            comparisons[name] = compare(references[name], artifact, raise_on_mismatch=raise_on_mismatch)
+    reports_of_accuracy = {n: c.facts() for n, c in comparisons.items() if isinstance(c, Accuracy)}
+    bundle.details |= {"accuracy": reports_of_accuracy} if reports_of_accuracy else {}
     done = Export(bundle, reports, comparisons)
     if done.ok:
         progress("writing")
         bundle.save(folder, lambda place: _save_config(model, place))
     return done
+
+
+def _accuracy(reference: Any, artifact: Any, exact: Interface, precision: str, fatal: bool) -> Accuracy:
+    found = accuracy(reference, artifact.runnable(), exact, precision)
+    if fatal:
+        found.raise_if_wrong()
+    return found
 
 
 def verify_bundle(model: Any, bundle: Bundle) -> dict[str, Comparison]:
