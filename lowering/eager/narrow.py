@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
-from graphwright.ir.infer import fake_mode_of, infer, same_shape
+from graphwright.ir.infer import fake_mode_of, infer
 from graphwright.ir.node import is_call, value_of
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
@@ -22,14 +23,14 @@ aten = torch.ops.aten
 # Products: what they add up is kept in float32 by their kernels.
 _PRODUCTS = (
     aten.linear, aten.matmul, aten.bmm, aten.baddbmm, aten.scaled_dot_product_attention, aten.conv1d, aten.conv2d,
-    aten.convolution, torch.ops.graphwright.attention,
+    aten.convolution, torch.ops.graphwright.attention, torch.ops.graphwright.varlen_attention,
+    torch.ops.graphwright.packed_linear,
 )  # fmt: skip
 # Ops that are as good in half precision as their input is.
 _FOLLOWERS = (
     aten.relu, aten.gelu, aten.silu, aten.tanh, aten.sigmoid, aten.dropout, aten.cat, aten.split,
-    aten.split_with_sizes, aten.layer_norm, aten.clone, aten.contiguous, aten.neg,
+    aten.split_with_sizes, aten.clone, aten.contiguous, aten.neg, aten.mul.Tensor,
 )  # fmt: skip
-_PAIRS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
 
 
 def narrow_dtype(name: str) -> torch.dtype | None:
@@ -49,9 +50,8 @@ def narrow_dtype(name: str) -> torch.dtype | None:
 def narrow(program: Program, dtype: torch.dtype = torch.bfloat16) -> Program:
     """A copy of `program` whose float32 products on a CPU run in `dtype`; its results keep their dtypes.
 
-    Activations, residual sums and layer norms between products stay in `dtype` (layer norms add up in float32 and keep
-    their float32 weights); softmaxes that are written out, rotary angles, masks and whatever else are computed as
-    before.
+    Activations and gates between products stay in `dtype`. Residual sums and norms stay in float32, or the error would
+    grow with the depth, and so do softmaxes that are written out, rotary angles and whatever else.
     """
     copy = program.clone()
     worker = _Narrowing(copy, dtype)
@@ -74,8 +74,8 @@ class _Narrowing:
     def visit(self, node: Node) -> None:
         """Narrow a node, or give it wide operands."""
         if self._is_narrowable(node):
-            keep = node.args[2:4] if is_call(node, aten.layer_norm) else ()
-            operands = {source: source if source in keep else self._narrow(source, node) for source in _floats(node)}
+            kept = _kept_operands(node)
+            operands = {source: self._narrow(source, node) for source in _floats(node) if source not in kept}
             new = self._call(node, node.target, *map_arg((node.args, node.kwargs), lambda n: operands.get(n, n)))
             new.meta = {**node.meta, "val": new.meta["val"]}
             self.narrowed[node] = new
@@ -96,9 +96,7 @@ class _Narrowing:
         ]
         if not sources or not any(source in self.narrowed for source in sources):
             return False
-        if is_call(node, *_PAIRS):
-            return all(source in self.narrowed or _is_alike(source, node) for source in sources)
-        if is_call(node, aten.cat):
+        if is_call(node, aten.cat, aten.mul):
             return all(source in self.narrowed for source in sources)
         return (is_call(node, *_FOLLOWERS) or is_view(node)) and sources[0] in self.narrowed
 
@@ -127,6 +125,11 @@ class _Narrowing:
         return node
 
 
+def _kept_operands(node: Node) -> Sequence[Any]:
+    """Operands that stay wide: scales of packed weights, since codes were chosen for them."""
+    return node.args[1:5] if is_call(node, torch.ops.graphwright.packed_linear) else ()
+
+
 def _is_wide(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.device.type == "cpu"
 
@@ -134,11 +137,3 @@ def _is_wide(value: Any) -> bool:
 def _floats(node: Node) -> list[Node]:
     """Operands of floating point, tuples of tensors included."""
     return [s for s in node.all_input_nodes if _is_wide(value_of(s)) or isinstance(value_of(s), (tuple, list))]
-
-
-def _is_alike(source: Node, node: Node) -> bool:
-    """Whether an operand is a residual (of the result's own shape) or a vector such as a bias."""
-    value = value_of(source)
-    if not _is_wide(value):
-        return False
-    return same_shape(value.shape, value_of(node).shape) or (source.op == "get_attr" and value.dim() == 1)

@@ -20,7 +20,9 @@ PATTERN = "q(x), k(x), v(x) -> attention -> out -> add, norm -> fc1 -> act -> fc
 PARTS = {"projections": "q(x), k(x), v(x)", "attention": "attention", "out": "out", "residual": "add, norm",
          "feed": "fc1 -> act -> fc2", "end": "add, norm"}  # fmt: skip
 
-ATTENTIONS = (aten.scaled_dot_product_attention, torch.ops.graphwright.attention)
+ATTENTIONS = (
+    aten.scaled_dot_product_attention, torch.ops.graphwright.attention, torch.ops.graphwright.varlen_attention,
+)  # fmt: skip
 NORMS = (aten.layer_norm, aten.rms_norm)
 _RESHAPES = (aten.reshape, aten._unsafe_view, aten.contiguous, aten.clone, aten.dropout, aten.to.dtype)
 _LONGEST = 60
@@ -130,7 +132,7 @@ def find_layer(attention: Node) -> EncoderLayer:
 def _projections(attention: Node) -> tuple[Node, ...]:
     """The linears that query, key and value come from; all read the same value."""
     arguments = bound(attention)
-    if arguments["is_causal"]:
+    if arguments.get("is_causal"):
         raise NotLayer("the attention is causal: this is the layer of a decoder", attention, "attention")
     roles = [_projection(arguments[name], name) for name in ("query", "key", "value")]
     query = roles[0]

@@ -154,6 +154,15 @@ def test_roformer_keeps_its_rotary():
     compare(model, result.program)
 
 
+def test_layers_of_packed_tokens():
+    model, _ = build("bert")
+    result = fast(capture(model), "default,remove-padding,encoder-fastpath{merge=always}")
+    found = layers(result.program)
+    assert len(found) == LAYERS
+    assert all(is_call(layer.attention, torch.ops.graphwright.varlen_attention) for layer in found)
+    compare(model, result.program)
+
+
 def test_shared_layers_share_the_merged_weight():
     model, _ = build("albert")
     result = fast(capture(model))
