@@ -126,3 +126,45 @@ def test_gradient_checkpointing_falls_back(make, tokens):
     optimized(input_ids=tokens(2, 5), labels=tokens(2, 5)).loss.backward()
     assert dispatcher_of(optimized).reasons == ["gradient checkpointing is on"]
     assert dispatcher_of(optimized).captures == 0
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_gradients_under_autocast_are_those_of_the_original(name, make, tokens, mask):
+    model = make(name).train()
+    optimized = optimize(copy.deepcopy(model))
+    for step in range(2):
+        gradients = []
+        for candidate in (model, optimized):
+            torch.manual_seed(step)
+            candidate.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(candidate, tokens(2, 7), mask(2, 7, "right"))
+            loss.backward()
+            gradients.append([p.grad for p in candidate.parameters() if p.grad is not None])
+        for expected, actual in zip(*gradients, strict=True):
+            assert torch.equal(expected, actual)
+    assert dispatcher_of(optimized).reasons == ["autocast is on"]
+
+
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(make, tokens, mask):
+    model = make("gpt2").double().train()
+    optimized = optimize(copy.deepcopy(model))
+    optimized.gradient_checkpointing_enable()
+    calls = []
+    optimized.transformer.h[0].mlp.act.forward = _counted(optimized.transformer.h[0].mlp.act.forward, calls)
+    gradients = []
+    for candidate in (model, optimized):
+        torch.manual_seed(0)
+        loss_of(candidate, tokens(2, 7), mask(2, 7, "right")).backward()
+        gradients.append([p.grad for p in candidate.parameters() if p.grad is not None])
+    for expected, actual in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, **TOLERANCE)
+    assert len(calls) == 2  # once forward, once more in the backward pass
+
+
+def _counted(function, calls):
+    def counted(*args):
+        calls.append(args)
+        return function(*args)
+
+    return counted
