@@ -53,22 +53,23 @@ def search_grid(weight: Tensor, importance: Tensor, width: int, options: Options
     missing = -inputs % width
     weight = torch.nn.functional.pad(weight, (0, 0, 0, missing)).view(-1, width, outputs)
     importance = torch.nn.functional.pad(importance, (0, missing)).view(-1, width, 1)
-    step = max(1, _CHUNK // width) if weight.device.type == "cpu" else outputs
-    parts = [
-        _search(group[:, start : start + step], weights, options)
+    if weight.is_cuda:
+        return Grid(*_search(weight, importance, options), options.top)
+    step = max(1, _CHUNK // width)
+    rows = [
+        torch.cat([torch.stack(_search(part[None], weights[None], options)) for part in group.split(step, 1)], -1)
         for group, weights in zip(weight, importance, strict=True)
-        for start in range(0, outputs, step)
     ]
-    scale, zero = (torch.cat(part).view(-1, outputs) for part in zip(*parts, strict=True))
+    scale, zero = torch.cat(rows, 1).unbind(0)
     return Grid(scale, zero, options.top)
 
 
 def _search(weight: Tensor, importance: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """The best scale and zero point `[outputs]` of one group `[width, outputs]`."""
+    """The best scale and zero point `[groups, outputs]` of weights `[groups, width, outputs]`."""
     best = scale = zero = torch.empty(0)
     for s, z in _candidates(weight, options):
-        codes = torch.addcmul(z, weight, 1 / s).round_().clamp_(0, options.top).sub_(z).mul_(s).sub_(weight)
-        error = codes.square_().mul_(importance).sum(0)
+        codes = torch.addcmul(z[:, None], weight, (1 / s)[:, None]).round_().clamp_(0, options.top)
+        error = codes.sub_(z[:, None]).mul_(s[:, None]).sub_(weight).square_().mul_(importance).sum(1)
         if not best.numel():
             best, scale, zero = error, s, z
         better = error < best
@@ -77,8 +78,8 @@ def _search(weight: Tensor, importance: Tensor, options: Options) -> tuple[Tenso
 
 
 def _candidates(weight: Tensor, options: Options) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales and zero points `[outputs]` to try: shares of the range, both signs, ranges clipped on either side."""
-    low, high = weight.amin(0).clamp(max=0), weight.amax(0).clamp(min=0)
+    """Scales and zero points `[groups, outputs]` to try: shares of the range, both signs, either side clipped."""
+    low, high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
     flat = low == high
     low, high = low.masked_fill(flat, -1.0), high.masked_fill(flat, 1.0)
     first, last, steps = _RATIOS[options.bits]

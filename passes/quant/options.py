@@ -41,7 +41,7 @@ class Options:
     symmetric: bool = True
     signed_scales: bool = True
     order: Order = "group"
-    damping: float = 0.02
+    damping: float = 0.1
     rounds: int = 3
     sweeps: int = 2
     float_target: bool = True

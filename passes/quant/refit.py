@@ -24,9 +24,11 @@ def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group
         options: Dtype of the scales.
     """
     groups, outputs = grid.scale.shape
+    gather = torch.argsort(group, stable=True)
+    width = options.width(len(codes))
     step = max(1, _SOLVED // (groups * groups + len(codes)))
     parts = [
-        _solve(codes[:, part] - grid.zero[group][:, part], hessian, pull[:, part], group, groups)
+        _solve(codes[:, part] - grid.zero[group][:, part], hessian, pull[:, part], gather, width)
         for part in (slice(start, start + step) for start in range(0, outputs, step))
     ]
     scale = torch.cat(parts).T
@@ -35,15 +37,18 @@ def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group
     return Grid(options.round_scales(kept).contiguous(), grid.zero, grid.top)
 
 
-def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Least-squares scales `[outputs, groups]` for centred codes `[inputs, outputs]`."""
-    outputs = codes.shape[1]
+def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, gather: Tensor, width: int) -> Tensor:
+    """Least-squares scales `[outputs, groups]` for centred codes `[inputs, outputs]`.
+
+    `gather` sorts the inputs by group, `width` is the size of a group.
+    """
+    groups = -(-len(codes) // width)
 
     def by_group(values: Tensor) -> Tensor:
-        return values.new_zeros(groups, outputs).index_add_(0, group, values)
+        missing = groups * width - len(values)
+        return torch.nn.functional.pad(values[gather], (0, 0, 0, missing)).view(groups, width, -1).sum(1)
 
-    members = [torch.nonzero(group == g).flatten() for g in range(groups)]
-    columns = [by_group(codes * (hessian[:, m] @ codes[m])) for m in members]
+    columns = [by_group(codes * (hessian[:, m] @ codes[m])) for m in gather.split(width)]
     system = torch.stack(columns).permute(2, 1, 0)
     ridge = _RIDGE * system.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     system = system + ridge[:, None, None] * torch.eye(groups, device=codes.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from graphwright.passes.quant.grid import Grid
 
+BLOCK = 128  # inputs that one kernel handles on a GPU
 _LEAF = 16  # inputs handled one by one on a CPU, where their targets stay in the cache
 
 
@@ -50,14 +51,13 @@ class Sweep:
         self._run(0, len(self.targets))
 
     def _run(self, start: int, end: int) -> None:
-        on_gpu = self.targets.is_cuda
-        if end - start <= (128 if on_gpu else _LEAF):
-            return self._kernel(start, end) if on_gpu else self._leaf(start, end)
-        middle = (start + end) // 2 if not on_gpu else start + 128 * max(1, (end - start) // 256)
+        leaf = BLOCK if self.targets.is_cuda else _LEAF
+        if end - start <= leaf:
+            return self._kernel(start, end) if self.targets.is_cuda else self._leaf(start, end)
+        middle = start + leaf * ((end - start + leaf) // (2 * leaf))
         self._run(start, middle)
         self.targets[middle:end].addmm_(self.factor[start:middle, middle:end].T, self.steps[start:middle], alpha=-1)
-        self._run(middle, end)
-        return None
+        return self._run(middle, end)
 
     def _kernel(self, start: int, end: int) -> None:
         from graphwright.passes.quant.kernel import sweep_block

@@ -1,0 +1,1 @@
+"""Quantization: quality and speed beside other libraries. `python -m benchmarks.quantization`."""
