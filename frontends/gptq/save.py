@@ -36,8 +36,8 @@ def save_gptq(
         model: The transformers model: its config, and its weights that are not quantized.
         folder: Must not exist yet.
         weights: Packed weights by module path; by default those of the model's own `PackedLinear` layers.
-        checkpoint_format: `gptq` (v1), `gptq_v2`, or `auto`: v1, which all readers know, unless a zero is 0: v1 stores
-            zeros less one, and readers that add it back on whole words would change the neighbour.
+        checkpoint_format: `gptq` (v1), `gptq_v2`, or `auto`: v1, which all readers know, for symmetric weights, and v2
+            for others: v1 cannot hold a zero of 0, and readers refuse it for asymmetric weights of unknown origin.
         shard_bytes: Largest size of one file.
         meta: How the codes were made, for the record.
 
@@ -75,13 +75,14 @@ def _config(weights: Mapping[str, PackedWeight], label: str, meta: Mapping[str, 
     if label not in (V1, V2, "auto") or (label == V1 and overflow):
         why = "a zero is 0, which v1 stores as -1" if overflow else f"known are auto, {V1} and {V2}"
         raise InputError(f"cannot write the checkpoint in the format '{label}'", why=why, remedies=[f"use {V2}"])
-    label = (V2 if overflow else V1) if label == "auto" else label
+    symmetric = all(packed.zeros is None for packed in weights.values())
+    label = (V1 if symmetric else V2) if label == "auto" else label
     whole = all(packed.group_size >= packed.inputs for packed in weights.values())
     return GptqConfig(
         bits=_common([packed.bits for packed in weights.values()]),
         group_size=-1 if whole else _common([packed.group_size for packed in weights.values()]),
         desc_act=any(packed.group_index is not None for packed in weights.values()),
-        sym=all(packed.zeros is None for packed in weights.values()),
+        sym=symmetric,
         checkpoint_format=label,
         lm_head="lm_head" in weights,
         meta={"quantizer": ["graphwright"], **meta},
