@@ -32,7 +32,7 @@ class FuseGemv(Pass):
     """Make one kernel of each norm, the linears that read it, and their activation, gate or residual.
 
     Args:
-        rows: Largest number of rows for which a linear is rewritten.
+        rows: Largest number of rows for which a linear is rewritten, if the number is fixed.
     """
 
     name = "fuse-gemv"
@@ -114,8 +114,15 @@ def _is_small(node: Node, rows: int) -> bool:
     weight, sizes = arguments["weight"], shape_of(arguments["input"]) or ()
     steady = isinstance(weight, Node) and weight.op == "get_attr" and len(shape_of(weight) or ()) == 2
     same = steady and value_of(weight).dtype == value_of(node).dtype
-    few = all(isinstance(size, int) for size in sizes) and torch.Size(sizes[:-1]).numel() <= rows
-    return bool(node.users) and same and few
+    return bool(node.users) and same and _is_few(sizes[:-1], rows)
+
+
+def _is_few(sizes: Sequence[Any], rows: int) -> bool:
+    """Whether these sizes are few rows, or one row for each of a batch of any size: then the op decides."""
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if len(fixed) < len(sizes):
+        return len(sizes) - len(fixed) == 1 and all(size == 1 for size in fixed) and len(sizes) > 1
+    return torch.Size(fixed).numel() <= rows
 
 
 def _site(linears: list[Node]) -> Site:

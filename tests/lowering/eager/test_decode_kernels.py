@@ -92,6 +92,16 @@ def test_linears_take_in_what_surrounds_them(model, calls, linears):
     torch.testing.assert_close(program.run(x), model(x), rtol=1e-12, atol=1e-12)
 
 
+def test_a_batch_of_any_size():
+    model = scaled(Feedforward())
+    program = capture(model, (torch.randn(3, 1, 24, dtype=torch.float64),), dynamic={"x": {0: "batch"}})
+    result = Pipeline([*Pipeline(BEFORE).passes, FuseGemv()]).run(program).program
+    assert counts(result, torch.ops.graphwright.gemv) == 4
+    for batch in (2, 9):
+        x = torch.randn(batch, 1, 24, dtype=torch.float64)
+        torch.testing.assert_close(result.run(x), model(x), rtol=1e-12, atol=1e-12)
+
+
 def test_many_rows_stay_linears():
     program = capture(scaled(Projections()), (torch.randn(2, 5, 24, dtype=torch.float64),), dynamic=None)
     result = Pipeline([*Pipeline(BEFORE).passes, FuseGemv()]).run(program).program
