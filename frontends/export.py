@@ -9,7 +9,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Attempt:
     batched_experts: bool = False
     answers: bool = False
     all_items: bool = False
+    spare_items: int = 0
 
 
 def export_program(
@@ -165,7 +166,7 @@ def _export(
     failures: list[Failure] = []
     for attempt in attempts:
         try:
-            exported = _attempt(module, names, example, attempt)
+            exported = _attempt_items(module, names, example, attempt)
         except GraphwrightError:
             raise
         except Exception as error:
@@ -180,10 +181,22 @@ def _export(
     raise capture_error(name, failures, None) from failures[0][1]
 
 
+def _attempt_items(
+    module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt
+) -> ExportedProgram:
+    """The attempt; without the last item of loops where the model has nothing for it: it is never in use then."""
+    try:
+        return _attempt(module, names, example, attempt)
+    except IndexError:
+        if not attempt.all_items:
+            raise
+        return _attempt(module, names, example, replace(attempt, spare_items=1))
+
+
 def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
     quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
     answers = _answers(module, example) if attempt.answers else None
-    loops = _loops(module, example) if attempt.all_items else contextlib.nullcontext()
+    loops = _loops(module, example, attempt.spare_items) if attempt.all_items else contextlib.nullcontext()
     with untouched(module), moves_skipped(), torch.enable_grad(), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         if attempt.batched_experts:
@@ -210,14 +223,14 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
     return exported
 
 
-def _loops(module: torch.nn.Module, example: Example) -> AllItems:
+def _loops(module: torch.nn.Module, example: Example, spare: int) -> AllItems:
     args, kwargs = copies(example)
     with untouched(module), torch.no_grad(), warnings.catch_warnings(), AllItems(pretend=False) as counted:
         warnings.simplefilter("ignore")
         module(*args, **kwargs)
     if not counted.loops:
         raise NoLoop("the model has no loop over the items in use")
-    return AllItems()
+    return AllItems(spare=spare)
 
 
 def _compare(module: torch.nn.Module, exported: ExportedProgram, example: Example) -> None:

@@ -27,11 +27,12 @@ class AllItems(TorchFunctionMode):
 
     Args:
         pretend: Whether to change the loops; without it they are only counted.
+        spare: How many of the last items to leave out, which the model cannot have in use.
     """
 
-    def __init__(self, *, pretend: bool = True) -> None:
+    def __init__(self, *, pretend: bool = True, spare: int = 0) -> None:
         super().__init__()
-        self.pretend, self.loops = pretend, 0
+        self.pretend, self.spare, self.loops = pretend, spare, 0
         self._items: dict[int, tuple[torch.Tensor, int]] = {}
         self._positions: dict[int, torch.Tensor] = {}
 
@@ -41,7 +42,7 @@ class AllItems(TorchFunctionMode):
         if func in _UNBIND and known is not None:
             self.loops += 1
             if self.pretend:
-                return _rows(*known)
+                return _rows(known[0], known[1] - self.spare)
         if func is torch.Tensor.numel and id(args[0]) in self._positions and self.pretend:
             return torch.sym_max(func(*args), 1)  # a body that skips items without positions does them all
         if func is torch.Tensor.__format__ and self.pretend:

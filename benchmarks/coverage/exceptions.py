@@ -22,7 +22,6 @@ def _resnet() -> Any:
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
 _SERIES: dict[str, Any] = {"defaults": {"prediction_length": 4, "context_length": 12}}
 _BACKBONE = {"use_timm_backbone": False, "backbone_config": _resnet}
-_CONVOLUTIONS = {"depth_coefficient": 0.2}
 _SAM = {"output_channels": 64, "num_pos_feats": 32}
 _VITS = {
     "upsample_initial_channel": 32,
@@ -42,7 +41,6 @@ _INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
 _INDEXER |= {"indexer_budget": 8, "indexer_compress_ratio": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "align": {"vision_config": _CONVOLUTIONS},
     "autoformer": _SERIES,
     "bamba": _MAMBA,
     "BeitForSemanticSegmentation": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 5},
@@ -56,7 +54,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deformable_detr": _BACKBONE,
     "detr": _BACKBONE,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "efficientnet": _CONVOLUTIONS,
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},

@@ -14,14 +14,15 @@ COUNT, WIDTH = 4, 3
 class Experts(torch.nn.Module):
     """Tokens go to the expert of their largest value; only experts with tokens run."""
 
-    def __init__(self, *, shift: bool = False) -> None:
+    def __init__(self, *, shift: bool = False, spare: int = 0) -> None:
         super().__init__()
+        self.spare = spare
         self.router = torch.nn.Linear(WIDTH, COUNT)
         self.weight = torch.nn.Parameter(torch.randn(COUNT, WIDTH, WIDTH))
         self.shift = shift
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        chosen = torch.nn.functional.one_hot(self.router(x).argmax(-1), COUNT).T
+        chosen = torch.nn.functional.one_hot(self.router(x).argmax(-1), COUNT + self.spare).T
         result = torch.zeros_like(x)
         for expert in torch.greater(chosen.sum(-1), 0).nonzero():
             number = int(expert.item())
@@ -33,9 +34,10 @@ class Experts(torch.nn.Module):
         return result
 
 
-def test_a_loop_over_experts_is_captured_for_any_tokens():
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_loop_over_experts_is_captured_for_any_tokens(spare):
     torch.manual_seed(0)
-    model = Experts().double().eval()
+    model = Experts(spare=spare).double().eval()
     program = capture(model, (torch.randn(6, WIDTH, dtype=torch.float64),), dynamic={"x": {0: "tokens"}})
     assert [dim.name for dim in program.dims] == ["tokens"]
     for tokens in (1, 2, 9, 40):
