@@ -49,7 +49,9 @@ class FoldedFunction:
         self.program, self.mode = program, mode
         if linear == "packed" and mode == "never":
             linear = "auto"  # a reordered weight is a kept expression
-        fast = place_linears(narrow(program, dtype) if dtype is not None else program, linear)
+        is_functional = "functional" in program.invariants  # otherwise a value may change before it is used
+        fast = narrow(program, dtype) if dtype is not None and is_functional else program
+        fast = place_linears(fast, linear) if is_functional else fast
         self._fast_program = place_packed(fast, packed)
 
     @cached_property
@@ -79,11 +81,12 @@ class _Folded:
         nodes = weight_expressions(program, mode)
         self.function = flat_function(program, nodes)
         self._expressions = weight_function(program, nodes) if nodes else None
-        self._watch = WeightWatch(self._expressions.weights, sample=not all(map(is_view, nodes))) if nodes else None
+        weights = self._expressions.weights if self._expressions is not None else ()
+        self._watch = WeightWatch(weights, sample=not all(map(is_view, nodes)))
         self._values: Sequence[torch.Tensor] = ()
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-        if self._expressions is not None and self._watch is not None and self._watch.changed():
+        if self._expressions is not None and self._watch.changed():
             with torch.inference_mode(False), torch.no_grad():
                 self._values = self._expressions(())
         return self.function(inputs, self._values)

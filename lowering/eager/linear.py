@@ -89,7 +89,7 @@ class LinearCall:
 def _forms(epilogue: Epilogue) -> dict[str, Run]:
     """The forms of a linear by name; `+` marks those that apply the epilogue within oneDNN."""
     apply = epilogue.apply
-    attribute, scalars, algorithm = epilogue.attribute, [], epilogue.algorithm
+    attribute, algorithm = epilogue.attribute, epilogue.algorithm
 
     def finish(result: Tensor, other: Tensor | None) -> Tensor:
         if apply is None:
@@ -101,7 +101,7 @@ def _forms(epilogue: Epilogue) -> dict[str, Run]:
 
     def fused(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None) -> Tensor:
         if other is None:
-            return onednn_linear(x, weight, _dense(bias), attribute, scalars, algorithm)
+            return onednn_linear(x, weight, _dense(bias), attribute, [], algorithm)
         return onednn_linear_binary(x, other, weight, _dense(bias), attribute)
 
     forms: dict[str, Run] = {

@@ -48,7 +48,7 @@ def place_linears(program: Program, mode: LinearMode, *, least: int = _LEAST_ELE
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def _qualifies(node: Node, least: int) -> bool:

@@ -214,3 +214,21 @@ def test_no_rows():
     for backend in ("mkl", "onednn", "packed"):
         call = LinearCall((backend,), linear_module.Epilogue("relu", F.relu, "relu"))
         assert call(torch.randn(2, 0, 4), weight, packed, None).shape == (2, 0, 8)
+
+
+def test_programs_that_write_in_place_are_left_alone(trace_module):
+    class Writes(nn.Linear):
+        def forward(self, x):
+            x = x + 1
+            y = super().forward(x)
+            x.mul_(2)
+            return F.relu(y) + x
+
+    module = Writes(256, 256)
+    program = trace_module(module, torch.randn(3, 256))
+    x = torch.randn(3, 256)
+    with torch.no_grad():
+        for mode in MODES:
+            artifact = target(f"eager{{linear={mode}}}").lower(program)
+            assert calls(artifact._function._fast_program) == []
+            assert_near(artifact(x), module(x))
