@@ -120,11 +120,16 @@ def _pretrained(folder: Path, task: str | None) -> Module:
     try:
         names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
         cls = getattr(transformers, AUTO.get((task or "").removesuffix("-with-past"), names[0]))
-        return cls.from_pretrained(folder, local_files_only=True, **WRITTEN_OUT).eval()
+        model = cls.from_pretrained(folder, local_files_only=True, **WRITTEN_OUT).eval()
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise FileFormatError(
             "transformers cannot load the model of this folder", at=str(folder), why=str(error).strip()
         ) from error
+    if task not in ("sentence-similarity", "sentence-embedding"):
+        return model
+    from graphwright.frontends.sentences import load_sentence_embedder
+
+    return load_sentence_embedder(folder, model)
 
 
 def _from_class(text: str) -> Module:

@@ -1,0 +1,129 @@
+"""`export` and `load_artifact`: the exported model behaves like the one it came from."""
+
+import json
+
+import pytest
+import torch
+
+import graphwright as gw
+
+SMALL = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    "GPT2LMHeadModel": {**SMALL, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "LlamaForCausalLM": {**SMALL, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                         "num_key_value_heads": 1, "intermediate_size": 48},
+    "T5ForConditionalGeneration": {"vocab_size": 60, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2,
+                                   "num_heads": 2, "pad_token_id": 0, "decoder_start_token_id": 0},
+    "WhisperForConditionalGeneration": {
+        **SMALL, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_mel_bins": 8,
+        "max_source_positions": 16, "max_target_positions": 32, "decoder_start_token_id": 1,
+        "suppress_tokens": None, "begin_suppress_tokens": None},
+    "BertForSequenceClassification": {**SMALL, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                      "intermediate_size": 48},
+}  # fmt: skip
+SEARCHES = ({"do_sample": False}, {"num_beams": 3, "do_sample": False}, {"do_sample": True, "top_k": 20})
+
+
+def build(name):
+    import transformers
+
+    cls = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = cls(cls.config_class(**CONFIGS[name])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0 if parameter.dim() > 1 else 1.0)
+    return model
+
+
+def prompt(name):
+    if "Whisper" in name:
+        return {"input_features": torch.randn(3, 8, 32, generator=torch.Generator().manual_seed(1))}
+    mask = torch.ones(3, 7, dtype=torch.long)
+    mask[1, :3] = mask[2, :1] = 0
+    return {
+        "input_ids": torch.randint(3, 60, (3, 7), generator=torch.Generator().manual_seed(2)),
+        "attention_mask": mask,
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["GPT2LMHeadModel", "LlamaForCausalLM", "T5ForConditionalGeneration", "WhisperForConditionalGeneration"]
+)
+def test_same_tokens(name, tmp_path):
+    """Greedy, beams and sampling of a batch padded on the left give what the unmodified model gives."""
+    model = build(name)
+    gw.export(model, tmp_path / "out")
+    loaded = gw.load_artifact(tmp_path / "out")
+    assert isinstance(loaded, type(model)) and all(parameter.is_meta for parameter in loaded.parameters())
+    for options in SEARCHES:
+        results = []
+        for candidate in (model, loaded):
+            torch.manual_seed(3)
+            results.append(candidate.generate(**prompt(name), max_new_tokens=9, **options))
+        assert torch.equal(*results), options
+
+
+def test_going_on_from_a_cache(tmp_path):
+    model = build("LlamaForCausalLM")
+    gw.export(model, tmp_path / "out")
+    loaded = gw.load_artifact(tmp_path / "out")
+    inputs = prompt("Llama")
+    first = loaded(**{key: value[:, :4] for key, value in inputs.items()})
+    rest = loaded(inputs["input_ids"][:, 4:], inputs["attention_mask"], past_key_values=first.past_key_values)
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    expected = model(**inputs, position_ids=positions).logits[:, 4:]
+    torch.testing.assert_close(rest.logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(gw.InputError, match="cannot be passed to an exported model"):
+        loaded(inputs["input_ids"], past_key_values=model(**inputs).past_key_values)
+
+
+def test_classes_and_options_are_passed_through(tmp_path):
+    import onnxruntime
+
+    model = build("BertForSequenceClassification")
+    done = gw.export(model, tmp_path / "out", task="text-classification")
+    assert done.ok and {row.case for row in done.comparisons["model"].rows} >= {"left padding", "batch_size=1"}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    loaded = gw.load_artifact(tmp_path / "out", providers=["CPUExecutionProvider"], session_options=options)
+    session = loaded.bundle.only.session
+    assert session.get_session_options().intra_op_num_threads == 1
+    inputs = prompt("Bert")
+    result, expected = loaded(**inputs), model(**inputs)
+    assert type(result) is type(expected)
+    torch.testing.assert_close(result.logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mismatch_writes_nothing(tmp_path, monkeypatch):
+    from graphwright.lowering.emitters import Emitter
+    from graphwright.lowering.onnx.table import load_table
+
+    wrong = Emitter(lambda b, self, approximate: b.op("Relu", self))
+    monkeypatch.setitem(load_table().emitters, torch.ops.aten.gelu.default, [wrong])
+    with pytest.raises(gw.MismatchError):
+        gw.export(build("BertForSequenceClassification"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    gw.export(build("BertForSequenceClassification"), tmp_path / "out", verify=False)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["task"] == "text-classification" and set(manifest["files"]) >= {"model.onnx", "config.json"}
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(gw.GraphwrightError, match="truncated or was changed"):
+        gw.load_artifact(tmp_path / "out")
+
+
+def test_any_module(tmp_path):
+    """A model that is not from transformers gives a plain artifact."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x.softmax(-1)
+
+    gw.export(Model(), tmp_path / "out", inputs={"x": torch.randn(3, 5)})
+    loaded = gw.load_artifact(tmp_path / "out")
+    x = torch.randn(2, 5)
+    torch.testing.assert_close(loaded.run(x=x)["output"], x.softmax(-1))
