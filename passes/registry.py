@@ -22,6 +22,7 @@ from graphwright.passes.spec import is_word
 GROUP = "graphwright.passes"
 
 BUILT_IN = {
+    "awq-scale": "graphwright.passes.quant.awq:AwqScale",
     "canonicalize": "graphwright.passes.canonicalize.pass_:Canonicalize",
     "conv1d-to-linear": "graphwright.passes.linear.addmm:Conv1dToLinearPass",
     "div-to-mul": "graphwright.passes.linear.division:DivToMul",

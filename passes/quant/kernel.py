@@ -63,6 +63,5 @@ def sweep_block(sweep: Sweep, start: int, end: int) -> None:
     grid = (triton.cdiv(outputs, _OUTPUTS),)
     tensors = (sweep.targets, sweep.factor, sweep.grid.scale, sweep.grid.zero, sweep.group)
     written = (sweep.codes, sweep.values, sweep.steps)
-    assert all(tensor.is_contiguous() for tensor in (*tensors, *written))
     sizes = (start, end - start, inputs, outputs, float(sweep.grid.top))
     _sweep[grid](*tensors, *written, *sizes, sweep.descent, BLOCK, _OUTPUTS, num_warps=4)

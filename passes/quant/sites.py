@@ -90,15 +90,23 @@ def find_sites(
 
 
 def weight_path(weight: Node | None) -> str | None:
-    """Path of the module whose weight this is, None unless it is a floating matrix made of one state tensor."""
-    source = weight
-    while isinstance(source, Node) and source.op == "call_function" and len(source.all_input_nodes) == 1:
-        source = source.all_input_nodes[0]
+    """Path of the module whose weight this is, None unless it is a floating matrix made of state tensors alone."""
     value = value_of(weight) if isinstance(weight, Node) else None
-    if not isinstance(source, Node) or source.op != "get_attr" or not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or value.dim() != 2 or not value.is_floating_point():
         return None
-    is_matrix = value.dim() == 2 and value.is_floating_point()
-    return str(source.target).removesuffix(".weight") if is_matrix else None
+    source = weight
+    while isinstance(source, Node) and source.op == "call_function" and source.all_input_nodes:
+        source = source.all_input_nodes[0]
+    is_state = isinstance(source, Node) and source.op == "get_attr" and _is_constant(weight)
+    return str(source.target).removesuffix(".weight") if is_state else None  # type: ignore[union-attr]
+
+
+def _is_constant(node: Node | None) -> bool:
+    """Whether a value depends on the state alone."""
+    assert node is not None
+    if node.op != "call_function":
+        return node.op == "get_attr"
+    return bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes))
 
 
 def stages_of(sites: Iterable[Site]) -> list[Stage]:

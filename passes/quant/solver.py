@@ -61,14 +61,14 @@ def factorize(hessian: Tensor, damping: float) -> Factors:
     if not bool(torch.isfinite(mean)):
         raise PassError("the inputs of a linear are not finite", remedies=["calibrate in float32"])
     for _ in range(_TRIES):
-        damped = hessian.clone()
+        damped = hessian.clone(memory_format=torch.contiguous_format)
         damped.diagonal().add_(damping * mean)
         flipped, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not bool(failed):
             root = flipped.flip(0, 1)
             identity = torch.eye(len(root), dtype=root.dtype, device=root.device)
             inverse = torch.linalg.solve_triangular(root, identity, upper=True)
-            return Factors(damped, root, inverse / inverse.diagonal()[:, None], damping)
+            return Factors(damped, root, (inverse / inverse.diagonal()[:, None]).contiguous(), damping)
         damping *= 2
     raise PassError("the Hessian of a linear cannot be factorized", why=f"even with a damping of {damping / 2:g}")
 
@@ -169,10 +169,10 @@ class Problem:
 
     def solve(self, weight: Tensor, correction: Tensor | None) -> Solution:
         """Solve for some outputs."""
-        plain = weight.float().T[self.order]
+        plain = weight.float().T[self.order].contiguous()
         target = plain
         if correction is not None:
-            target = plain + self.factors.solve(correction.float().T[self.order])
+            target = plain + self.factors.solve(correction.float().T[self.order]).contiguous()
         grid, codes, values = _minimise(target, self)
         rounded = grid.dequantize(grid.quantize(plain, self.group), self.group)
         errors = (self._energy(plain - values), self._energy(plain - rounded), self._energy(plain))

@@ -44,6 +44,8 @@ class Sweep:
     descent: bool = False
 
     def __post_init__(self) -> None:
+        tensors = (self.targets, self.factor, self.grid.scale, self.grid.zero, self.group, self.codes, self.values)
+        assert all(tensor.is_contiguous() for tensor in tensors), "one input's values must be next to each other"
         self.steps = torch.empty_like(self.targets)
 
     def run(self) -> None:
