@@ -68,6 +68,8 @@ def _copy_body(body: GraphModule, arguments: list[Any], program: Program, edit: 
             values[node] = edit.copy(
                 node, map_arg(node.args, values.__getitem__), map_arg(node.kwargs, values.__getitem__)
             )
+            if node.meta.get("unbacked_bindings"):  # sizes that depend on values keep the symbols that users know
+                values[node].meta["val"] = value_of(node)
     raise AssertionError("a graph ends with its output")
 
 
