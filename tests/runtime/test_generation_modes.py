@@ -73,6 +73,29 @@ def test_processors(options, pair, tokens, mask):
     assert torch.equal(expected, generate(optimized, ids, attention_mask=attention_mask, **options))
 
 
+def test_inside_and_outside_of_inference_mode(make, tokens):
+    model = make("gpt2")
+    optimized = optimize(model)
+    expected = generate(model, tokens(2, 6))
+    with torch.inference_mode():
+        assert torch.equal(expected, generate(optimized, tokens(2, 6)))
+    assert torch.equal(expected, generate(optimized, tokens(2, 6)))
+    assert dispatcher_of(optimized).reasons == []
+
+
+def test_a_failing_streamer_leaves_the_users_cache_whole(pair, tokens):
+    class Fails(Recorder):
+        def put(self, tokens):
+            super().put(tokens)
+            if len(self.pieces) > 4:
+                raise RuntimeError("the reader is gone")
+
+    cache = transformers.DynamicCache()
+    with pytest.raises(RuntimeError, match="gone"):
+        generate(pair[1], tokens(2, 6), past_key_values=cache, streamer=Fails())
+    assert cache.get_seq_length() == 6 + 3
+
+
 def test_sequences_end_at_different_times(pair, tokens):
     model, optimized = pair
     ids = tokens(3, 6)

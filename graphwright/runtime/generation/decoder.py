@@ -83,6 +83,9 @@ class Decoder:
             self.arguments["past_key_values"] = self.session.release()
             self.session = None
 
-    def finish(self) -> Any:
-        """The cache after the last step, None without one."""
-        return self.session.release() if self.session is not None else self.arguments.get("past_key_values")
+    def finish(self, needed: bool) -> Any:
+        """The cache after the last step, None without one; with all tokens if they are needed, or the user's own."""
+        cache = self.arguments.get("past_key_values")
+        if self.session is None:
+            return cache
+        return self.session.release(needed or getattr(self.session.growing.cache, "_is_user_defined", False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from graphwright.runtime.generation.caches import GrowingCache
 from graphwright.runtime.generation.slots import Slots, allocate, shapes_of
 from graphwright.runtime.generation.step import StepGraph, StepInputs
 
+logger = logging.getLogger("graphwright")
 _KEPT = 4
 
 
@@ -101,16 +103,20 @@ class Engine:
     def _capture(
         self, model: nn.Module, inputs: StepInputs, given: Mapping[str, Any], growing: GrowingCache
     ) -> StepGraph:
-        """A graph that gives the original's logits, made with fewer passes if need be."""
+        """A graph that gives the original's logits, made without our kernels and with fewer passes if need be."""
+        if self.dispatcher.captures >= self.dispatcher.max_graphs:
+            raise Unservable(f"{self.dispatcher.captures} graphs have been captured and its step needs another one")
         self.dispatcher.captures += 1
         forward = self.dispatcher.forward
         cache = growing.copy()
         with torch.no_grad():
             expected = forward(model, **given, past_key_values=cache).logits
         failure = ""
-        for pipeline in (self.dispatcher.pipeline, *SAFER):
+        chosen = self.dispatcher.pipeline
+        attempts = [(chosen, True)] * inputs.position.is_cuda + [(pipeline, False) for pipeline in (chosen, *SAFER)]
+        for pipeline, kernels in attempts:
             try:
-                graph = StepGraph(model, forward, inputs, pipeline)
+                graph = StepGraph(model, forward, inputs, pipeline, kernels)
                 failure = difference(expected, _try(graph, inputs)) or ""
             except GraphwrightError as error:
                 failure = one_line(error)
@@ -120,6 +126,7 @@ class Engine:
                 failure = f"{type(error).__name__}: {one_line(error)}"
             if not failure:
                 return graph
+            logger.info("%s: a step is served without %s: %s", self.dispatcher.name, pipeline, failure)
         raise Unservable(f"its decode step {failure}")
 
 

@@ -113,9 +113,9 @@ class SessionCache(Cache):
         output = Seq2SeqLMOutput if model.config.is_encoder_decoder else CausalLMOutputWithPast
         return output(logits=logits, past_key_values=self)
 
-    def release(self) -> Any:
-        """The growing cache with all tokens."""
-        return self.inner if self.session is None else self.session.release()
+    def release(self, needed: bool = True) -> Any:
+        """The growing cache, with all tokens if they are needed."""
+        return self.inner if self.session is None else self.session.release(needed)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of tokens so far."""

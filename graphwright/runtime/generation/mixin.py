@@ -55,7 +55,7 @@ class GeneratesFast:
         finally:
             _searching.reset(token)
             for stand_in in stand_ins:
-                stand_in.release()
+                stand_in.release(getattr(stand_in.inner, "_is_user_defined", False))
 
     def _prefill(self, *args: Any, **kwargs: Any) -> Any:
         """The prompt; within a beam search its cache comes out as a stand-in whose steps are served."""

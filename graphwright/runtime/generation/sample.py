@@ -91,6 +91,17 @@ def sample(
     decoder = Decoder(model, engine, arguments, _limit(sampler.criteria))
     logits = first.logits[:, -1]
     del first
+    try:
+        ids = _loop(decoder, ids, logits, sampler, streamer)
+    finally:
+        cache = decoder.finish(settings.return_dict_in_generate)
+    if streamer is not None:
+        streamer.end()
+    return _result(ids, sampler, settings, cache, is_pair)
+
+
+def _loop(decoder: Decoder, ids: Tensor, logits: Tensor, sampler: Sampler, streamer: Any) -> Tensor:
+    """Tokens until the criteria stop it, the prompt included."""
     while True:
         tokens = sampler.next(ids, logits)
         ids = torch.cat([ids, tokens[:, None]], dim=-1)
@@ -98,14 +109,10 @@ def sample(
         if streamer is not None:
             streamer.put(tokens.cpu())
         if stops:
-            break
+            return ids
         if ids.is_cuda and decoder.is_steady and is_plain(sampler):
-            ids = _greedy(decoder, ids, sampler, streamer)
-            break
+            return _greedy(decoder, ids, sampler, streamer)
         logits = decoder.logits(ids)
-    if streamer is not None:
-        streamer.end()
-    return _result(ids, sampler, settings, decoder, is_pair)
 
 
 def _greedy(decoder: Decoder, ids: Tensor, sampler: Sampler, streamer: Any) -> Tensor:
@@ -130,8 +137,7 @@ def _limit(criteria: Sequence[Any]) -> int | None:
     return min(lengths, default=None)
 
 
-def _result(ids: Tensor, sampler: Sampler, settings: Any, decoder: Decoder, is_pair: bool) -> Any:
-    cache = decoder.finish()
+def _result(ids: Tensor, sampler: Sampler, settings: Any, cache: Any, is_pair: bool) -> Any:
     if not settings.return_dict_in_generate:
         return ids
     from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput

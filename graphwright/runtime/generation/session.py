@@ -101,12 +101,12 @@ class Session:
         """Put row `rows[i]` of the cache into row `i`, as beam search asks for."""
         self.slots.reorder(rows, self.length)
 
-    def release(self) -> Any:
-        """The caller's cache with all tokens in it; ends the session."""
+    def release(self, needed: bool = True) -> Any:
+        """The caller's cache, with all tokens in it if they are needed; ends the session."""
         if not self.released:
             self.released = True
-            inputs = self.slots.inputs
-            self.growing.take_back(inputs.own, inputs.cross, self.length)
+            if needed:
+                self.growing.take_back(self.slots.inputs.own, self.slots.inputs.cross, self.length)
             self.engine.keep(self.slots)
         return self.growing.cache
 

@@ -24,15 +24,16 @@ def allocate(call: Call, growing: GrowingCache, capacity: int) -> StepInputs:
         growing: The cache.
         capacity: Slots of each buffer.
     """
-    own = []
-    for layer in growing.own:
-        shapes = [(*tensor.shape[:2], capacity, tensor.shape[3]) for tensor in (layer.keys, layer.values)]
-        own.append((layer.keys.new_zeros(shapes[0]), layer.values.new_zeros(shapes[1])))
-    growing.fill(own)
-    cross = [(layer.keys.clone(), layer.values.clone()) for layer in growing.cross or ()]
-    position = torch.full((), growing.length, device=own[0][0].device)
-    call.tensors = [tensor.clone() for tensor in call.tensors]
-    return StepInputs(call, position, own, cross, growing.windows, growing.cross is not None)
+    with torch.inference_mode(False), torch.no_grad():  # so that they can be used outside of inference mode as well
+        own = []
+        for layer in growing.own:
+            shapes = [(*tensor.shape[:2], capacity, tensor.shape[3]) for tensor in (layer.keys, layer.values)]
+            own.append((layer.keys.new_zeros(shapes[0]), layer.values.new_zeros(shapes[1])))
+        growing.fill(own)
+        cross = [(layer.keys.clone(), layer.values.clone()) for layer in growing.cross or ()]
+        position = torch.full((), growing.length, device=own[0][0].device)
+        call.tensors = [tensor.clone() for tensor in call.tensors]
+        return StepInputs(call, position, own, cross, growing.windows, growing.cross is not None)
 
 
 class Slots:

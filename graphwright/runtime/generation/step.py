@@ -98,16 +98,20 @@ class StepGraph:
         forward: Its original forward.
         inputs: Example inputs.
         pipeline: Passes to run before those for static caches.
+        kernels: Whether to use the kernels for steps of one token, on a GPU.
     """
 
-    def __init__(self, model: nn.Module, forward: Forward, inputs: StepInputs, pipeline: Pipeline) -> None:
-        program = _capture(model, forward, inputs)
-        self.guard = SizeGuard(program, inputs.tensors)
-        steps = (*pipeline.passes, *_lowering_passes(inputs.position.device))
-        lowered = Pipeline(steps).run(program, validate=False).program
+    def __init__(
+        self, model: nn.Module, forward: Forward, inputs: StepInputs, pipeline: Pipeline, kernels: bool = True
+    ) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            program = _capture(model, forward, inputs)
+            self.guard = SizeGuard(program, inputs.tensors)
+            steps = (*pipeline.passes, *_lowering_passes(kernels and inputs.position.is_cuda))
+            lowered = Pipeline(steps).run(program, validate=False).program
         self.artifact = EagerTarget(fold="views").emit(lowered)
         self.flat = self.artifact.flat
-        self.weights = [tensor for tensor in lowered.tensors().values()]
+        self.weights = list(lowered.tensors().values())
 
     def accepts(self, inputs: StepInputs) -> bool:
         """Whether the sizes of a step are among those the graph is valid for."""
@@ -118,9 +122,9 @@ class StepGraph:
         return [(weight.data_ptr(), weight._version) for weight in self.weights]
 
 
-def _lowering_passes(device: torch.device) -> Sequence[Any]:
-    """Passes after those of the user: static caches, and on a GPU the kernels for steps of one token."""
-    if device.type != "cuda" or find_spec("triton") is None:
+def _lowering_passes(kernels: bool) -> Sequence[Any]:
+    """Passes after those of the user: static caches, and the kernels for steps of one token."""
+    if not kernels or find_spec("triton") is None:
         return Pipeline("static-cache").passes
     from graphwright.lowering.eager.kernels.decode_pass import FuseDecodeAttention
     from graphwright.lowering.eager.kernels.gemv_pass import FuseGemv
@@ -151,6 +155,5 @@ def _capture(model: nn.Module, forward: Forward, inputs: StepInputs) -> Program:
     kinds = inspect.Parameter
     signature = [kinds("self", kinds.POSITIONAL_ONLY), *(kinds(name, kinds.KEYWORD_ONLY) for name in names)]
     flat_forward.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    with torch.inference_mode(False):
-        example = {name: tensor.detach().clone() for name, tensor in zip(names, inputs.tensors, strict=True)}
-        return export_program(disguise(model, flat_forward), (), example, dynamic=inputs.dynamic(), assume=False)
+    example = {name: tensor.detach().clone() for name, tensor in zip(names, inputs.tensors, strict=True)}
+    return export_program(disguise(model, flat_forward), (), example, dynamic=inputs.dynamic(), assume=False)
