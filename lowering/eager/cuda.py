@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -20,11 +21,11 @@ from graphwright.ir.program import Program
 from graphwright.ir.varlen import MAX_COPIES
 from graphwright.lowering.eager.flat import flat_function, weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
-from graphwright.lowering.eager.watch import WeightWatch
 
 logger = logging.getLogger("graphwright")
 CompileMode = Literal["never", "graphs", "inductor"]
 Flat = Callable[[Sequence[Tensor]], tuple[Any, ...]]
+_version = attrgetter("_version")
 
 _HALF = (torch.float16, torch.bfloat16)
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1}  # of the largest element: both sides round at every op
@@ -56,8 +57,9 @@ class CudaFunction:
         self._graphs: OrderedDict[Any, Replay] = OrderedDict()
         self._seen: set[Any] = set()
         self._folded: Sequence[Tensor] = ()
-        self._watch = WeightWatch((*self._body.weights, *self._weights.weights), sample=False)
-        self._failed = False
+        self._all_weights = (*self._body.weights, *self._weights.weights)
+        self._token: Any = None
+        self._failed = len(self._plan) not in (0, 4)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
         """Run on the tensor inputs; returns the flat results."""
@@ -84,7 +86,7 @@ class CudaFunction:
         plan = self._prelude(inputs) if self._prelude is not None else ()
         if plan:
             plan = rounded(plan, inputs[0].numel())
-        if plan and plan[0].numel() != plan[2].numel():  # the number of keys varies, too
+        if plan and (plan[0].numel() != plan[2].numel() or not plan[0].numel()):  # the number of keys varies, too
             return body([*inputs, *rest, *plan])
         key = (sizes, plan[0].numel() if plan else 0)
         replay = self._graphs.get(key)
@@ -92,8 +94,8 @@ class CudaFunction:
             while len(self._graphs) >= _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
             count = len(inputs)
-            function = lambda own: body([*own[:count], *rest, *own[count:]])  # noqa: E731
-            replay = self._graphs[key] = Replay(function, [*inputs, *plan])
+            replay = Replay(lambda own: body([*own[:count], *rest, *own[count:]]), [*inputs, *plan])
+            self._graphs[key] = replay
         self._graphs.move_to_end(key)
         return replay([*inputs, *plan])
 
@@ -113,7 +115,9 @@ class CudaFunction:
 
     def _current(self) -> Sequence[Tensor]:
         """Values of the weight expressions; where a weight has changed, they and all graphs are made anew."""
-        if self._watch.changed():
+        token = list(map(_version, self._all_weights)), list(map(Tensor.data_ptr, self._all_weights))
+        if token != self._token:
+            self._token = token
             self._graphs.clear()
             with torch.inference_mode(False), torch.no_grad():
                 self._folded = self._weights(())
