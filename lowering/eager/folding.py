@@ -14,6 +14,7 @@ from graphwright.ir.rewriter import is_needed
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
 from graphwright.lowering.eager.linears import REORDER, LinearMode, place_linears
+from graphwright.lowering.eager.masks import share_masks
 from graphwright.lowering.eager.narrow import narrow
 from graphwright.lowering.eager.packed.cpu import PackedMode
 from graphwright.lowering.eager.packed.place import place_packed
@@ -51,7 +52,7 @@ class FoldedFunction:
             linear = "auto"  # a reordered weight is a kept expression
         is_functional = "functional" in program.invariants  # otherwise a value may change before it is used
         fast = narrow(program, dtype) if dtype is not None and is_functional else program
-        fast = place_linears(fast, linear) if is_functional else fast
+        fast = share_masks(place_linears(fast, linear)) if is_functional else fast
         self._fast_program = place_packed(fast, packed)
 
     @cached_property

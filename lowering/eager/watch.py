@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_SAMPLES = 16
+_SAMPLES = 4
 
 
 class WeightWatch:
