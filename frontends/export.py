@@ -219,29 +219,44 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
     if answers is not None:
         _confirm(module, exported, example)
     if attempt.all_items:
-        _compare(module, exported, example)
+        _compare(module, exported, example, attempt)
     return exported
 
 
 def _loops(module: torch.nn.Module, example: Example, spare: int) -> AllItems:
-    args, kwargs = copies(example)
-    with untouched(module), torch.no_grad(), warnings.catch_warnings(), AllItems(pretend=False) as counted:
-        warnings.simplefilter("ignore")
-        module(*args, **kwargs)
+    with AllItems(pretend=False) as counted:
+        _results(module, module, example)
     if not counted.loops:
         raise NoLoop("the model has no loop over the items in use")
     return AllItems(spare=spare)
 
 
-def _compare(module: torch.nn.Module, exported: ExportedProgram, example: Example) -> None:
-    results = []
-    for run in (module, exported.module(check_guards=False)):
-        args, kwargs = copies(example)
-        with untouched(module), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.manual_seed(0)
-            results.append(pytree.tree_leaves(run(*args, **kwargs)))
-    agree(*results)
+def _compare(module: torch.nn.Module, exported: ExportedProgram, example: Example, attempt: Attempt) -> None:
+    """Compare on the example, and on the first of each dynamic dimension, where few items are in use."""
+    for inputs in (example, _first(example, attempt.axes)):
+        with AllItems(pretend=False, spare=attempt.spare_items) as counted:
+            expected = _results(module, module, inputs)
+        agree(expected, _results(module, exported.module(check_guards=False), inputs))
+    if counted.full:
+        raise NoLoop("no example leaves out an item in each loop, so that its absence cannot be tried")
+
+
+def _results(module: torch.nn.Module, run: torch.nn.Module, example: Example) -> list[Any]:
+    args, kwargs = copies(example)
+    with untouched(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(0)
+        return pytree.tree_leaves(run(*args, **kwargs))
+
+
+def _first(example: Example, axes: ax.Leaves) -> Example:
+    """The example cut down to size 1 in each dynamic dimension."""
+    leaves, spec = pytree.tree_flatten((example.args, example.kwargs))
+    for i, wanted in enumerate(axes):
+        for dim in wanted:
+            leaves[i] = leaves[i].narrow(dim, 0, 1)
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return Example(args, kwargs)
 
 
 def _answers(module: torch.nn.Module, example: Example) -> Answers:

@@ -2,7 +2,8 @@
 
 How many rows `nonzero` has depends on values, so torch.export cannot trace a loop over them. Where the mask has a fixed
 size, the loop can run for each item instead, and an item that is not in use selects nothing and adds nothing. That the
-body is of this kind is not proved but compared: the caller must check the trace against the model.
+body is of this kind is not proved but compared: the trace must compute what the model does on an example that leaves
+items out in every loop.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ class AllItems(TorchFunctionMode):
     Args:
         pretend: Whether to change the loops; without it they are only counted.
         spare: How many of the last items to leave out, which the model cannot have in use.
+
+    Attributes:
+        loops: How many loops there were.
+        full: How many of them had all items in use.
     """
 
     def __init__(self, *, pretend: bool = True, spare: int = 0) -> None:
         super().__init__()
-        self.pretend, self.spare, self.loops = pretend, spare, 0
+        self.pretend, self.spare, self.loops, self.full = pretend, spare, 0, 0
         self._items: dict[int, tuple[torch.Tensor, int]] = {}
         self._positions: dict[int, torch.Tensor] = {}
 
@@ -41,6 +46,8 @@ class AllItems(TorchFunctionMode):
         known = self._items.get(id(args[0])) if args else None
         if func in _UNBIND and known is not None:
             self.loops += 1
+            if not self.pretend:
+                self.full += known[0].shape[0] >= known[1] - self.spare
             if self.pretend:
                 return _rows(known[0], known[1] - self.spare)
         if func is torch.Tensor.numel and id(args[0]) in self._positions and self.pretend:

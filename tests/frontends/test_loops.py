@@ -49,9 +49,23 @@ def test_a_loop_over_experts_is_captured_for_any_tokens(spare):
         torch.testing.assert_close(optimised.run(x), model(x), rtol=0, atol=1e-12)
 
 
-def test_a_loop_that_counts_its_rounds_is_not():
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_loop_that_counts_its_rounds_is_not(tokens):
     torch.manual_seed(0)
     model = Experts(shift=True).double().eval()
-    x = torch.randn(1, WIDTH, dtype=torch.float64)
+    x = torch.randn(tokens, WIDTH, dtype=torch.float64)
     with pytest.raises(CaptureError):
+        capture(model, (x,), dynamic=None if tokens == 1 else {"x": {0: "tokens"}})
+
+
+def test_an_example_that_uses_all_items_is_not_enough():
+    torch.manual_seed(0)
+    model = Experts().double().eval()
+    x = torch.randn(40, WIDTH, dtype=torch.float64)
+    corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    with torch.no_grad():
+        model.router.weight.copy_(corners)
+        model.router.bias.zero_()
+    assert len(model.router(x).argmax(-1).unique()) == COUNT
+    with pytest.raises(CaptureError, match="no example leaves out an item"):
         capture(model, (x,), dynamic=None)
