@@ -33,12 +33,14 @@ class Factors:
         root: Upper triangular, `root @ root.T == hessian`.
         sweep: Upper triangular with diagonal 1: the rows of the inverse's Cholesky factor, scaled.
         damping: Part of the mean diagonal that was added.
+        ridge: What was added to the diagonal.
     """
 
     hessian: Tensor
     root: Tensor
     sweep: Tensor
     damping: float
+    ridge: float
 
     def solve(self, right: Tensor) -> Tensor:
         """`hessian^-1 @ right`."""
@@ -62,13 +64,14 @@ def factorize(hessian: Tensor, damping: float) -> Factors:
         raise PassError("the inputs of a linear are not finite", remedies=["calibrate in float32"])
     for _ in range(_TRIES):
         damped = hessian.clone(memory_format=torch.contiguous_format)
-        damped.diagonal().add_(damping * mean)
+        ridge = damping * mean
+        damped.diagonal().add_(ridge)
         flipped, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not bool(failed):
             root = flipped.flip(0, 1)
             identity = torch.eye(len(root), dtype=root.dtype, device=root.device)
             inverse = torch.linalg.solve_triangular(root, identity, upper=True)
-            return Factors(damped, root, (inverse / inverse.diagonal()[:, None]).contiguous(), damping)
+            return Factors(damped, root, (inverse / inverse.diagonal()[:, None]).contiguous(), damping, float(ridge))
         damping *= 2
     raise PassError("the Hessian of a linear cannot be factorized", why=f"even with a damping of {damping / 2:g}")
 
@@ -179,7 +182,9 @@ class Problem:
         return Solution(codes[torch.argsort(self.order)].to(torch.uint8), grid, errors)
 
     def _energy(self, difference: Tensor) -> float:
-        return float((difference * (self.factors.hessian @ difference)).sum())
+        """Squared output error, without what damping adds."""
+        damped = (difference * (self.factors.hessian @ difference)).sum()
+        return float(damped - self.factors.ridge * difference.square().sum())
 
     def join(self, parts: Sequence[Solution]) -> QuantizedLinear:
         """The outputs solved so far as one linear."""
