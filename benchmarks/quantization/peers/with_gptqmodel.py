@@ -1,0 +1,56 @@
+"""Quantize with gptqmodel, in an environment of its own: MODEL IDS OUT BITS GROUP SYMMETRIC.
+
+Runs its best closed-form options: the p-norm search for scales, activation order within groups (for one scale per
+output, which it cannot combine with that, plain activation order).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from gptqmodel import GPTQModel, QuantizeConfig
+from safetensors.torch import load_file, save_file
+
+
+def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """The codes of int32 words along the first axis, a little-endian string of bits per column."""
+    digits = (words.long()[:, None] >> torch.arange(32)[None, :, None] & 1).flatten(0, 1)
+    powers = (1 << torch.arange(bits))[None, :, None]
+    return (digits.view(-1, bits, words.shape[1]) * powers).sum(1)
+
+
+def weight(tensors: dict[str, torch.Tensor], path: str, bits: int, version: int) -> torch.Tensor:
+    """The float weight [outputs, inputs] of a layer of a checkpoint."""
+    codes = unpack(tensors[f"{path}.qweight"], bits)
+    zeros = unpack(tensors[f"{path}.qzeros"].T.contiguous(), bits).T
+    zeros = (zeros + (version == 1)) & (2**bits - 1)
+    group = tensors[f"{path}.g_idx"].long()
+    return ((codes - zeros[group]) * tensors[f"{path}.scales"].float()[group]).T.contiguous()
+
+
+def main() -> None:
+    """Quantize, save, read back."""
+    model_path, ids_path, out, bits, group, symmetric = sys.argv[1:]
+    per_channel = int(group) <= 0
+    config = QuantizeConfig(
+        bits=int(bits), group_size=-1 if per_channel else int(group), sym=symmetric == "1", mse=2.4,
+        act_group_aware=not per_channel, desc_act=per_channel,
+    )  # fmt: skip
+    rows = load_file(ids_path)["ids"]
+    model = GPTQModel.load(model_path, config, device="cpu", dtype=torch.float32)
+    model.quantize([{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in rows], batch_size=8)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder)
+        tensors = {k: v for file in Path(folder).glob("*.safetensors") for k, v in load_file(file).items()}
+        described = json.loads((Path(folder) / "quantize_config.json").read_text())
+    version = 2 if "gptq_v2" in (described.get("checkpoint_format"), described.get("format")) else 1
+    paths = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    save_file({path: weight(tensors, path, int(bits), version) for path in paths}, out)
+
+
+if __name__ == "__main__":
+    main()
