@@ -96,7 +96,9 @@ class LiftedGraph:
         """Dynamo's graph on the module's weights and these inputs."""
         given = dict(zip(self._inputs, inputs, strict=True))
         given |= {i: torch.tensor(given[i], dtype=torch.float64) for i in self.numbers}
-        args = [getattr(module, node.name) if i in self._weights else given.get(i) for i, node in enumerate(self.nodes)]
+        args: list[Any] = [
+            getattr(module, node.name) if i in self._weights else given.get(i) for i, node in enumerate(self.nodes)
+        ]
         for i, (source, dim) in (self.sizes or {}).items():
             args[i] = args[source].shape[dim]
         return self.graph_module.forward(*args)

@@ -12,7 +12,7 @@ TORCH = {"torch", "sympy"}  # symbolic sizes are sympy expressions
 FOREIGN = {
     "ir": TORCH | {"networkx", "safetensors"},
     "passes": TORCH | {"networkx", "rich"},
-    "lowering": TORCH | {"onnx", "onnx_ir", "onnxruntime", "numpy", "rich"},
+    "lowering": TORCH | {"onnx", "onnx_ir", "onnxruntime", "numpy", "rich", "triton"},
     "frontends": TORCH | {"transformers"},
 }
 LAYERS = {

@@ -44,16 +44,21 @@ class BufferLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the buffers are there."""
 
+    def pair(self) -> Pair:
+        """The buffers."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Pair:
         """Write one new token and return the buffers."""
         slot = self.position.view(1)
-        self.keys = self.keys.index_copy(2, slot, key_states)
-        self.values = self.values.index_copy(2, slot, value_states)
-        return self.keys, self.values
+        keys, values = self.pair()
+        self.keys, self.values = keys.index_copy(2, slot, key_states), values.index_copy(2, slot, value_states)
+        return self.pair()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and first position of the keys."""
-        return self.keys.shape[2], 0
+        return self.get_max_length(), 0
 
     def get_seq_length(self) -> Any:
         """Number of tokens so far, as a tensor."""
@@ -61,7 +66,7 @@ class BufferLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Number of slots."""
-        return self.keys.shape[2]
+        return self.pair()[0].shape[2]
 
 
 def step_cache(own: Sequence[BufferLayer], cross: Sequence[Pair] | None) -> Any:
@@ -110,7 +115,7 @@ class SessionCache(Cache):
         except Unservable as reason:
             self.engine.dispatcher.say(str(reason))
             return model(**arguments | {"past_key_values": self.release()})
-        output = Seq2SeqLMOutput if model.config.is_encoder_decoder else CausalLMOutputWithPast
+        output: Any = Seq2SeqLMOutput if model.config.is_encoder_decoder else CausalLMOutputWithPast
         return output(logits=logits, past_key_values=self)
 
     def release(self, needed: bool = True) -> Any:

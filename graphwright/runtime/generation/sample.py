@@ -14,6 +14,7 @@ from torch import Tensor
 from graphwright.runtime.generation.decoder import Decoder
 from graphwright.runtime.generation.engine import Engine
 from graphwright.runtime.generation.greedy import is_plain
+from graphwright.runtime.generation.session import Session
 
 
 class Sampler:
@@ -55,7 +56,7 @@ class Sampler:
             tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
         else:
             tokens = scores.argmax(dim=-1)
-        if self.has_end:
+        if self.padding is not None and self.has_end:
             tokens = torch.where(self.unfinished.bool(), tokens, self.padding)
         return tokens
 
@@ -110,18 +111,17 @@ def _loop(decoder: Decoder, ids: Tensor, logits: Tensor, sampler: Sampler, strea
             streamer.put(tokens.cpu())
         if stops:
             return ids
-        if ids.is_cuda and decoder.is_steady and is_plain(sampler):
-            return _greedy(decoder, ids, sampler, streamer)
+        if ids.is_cuda and decoder.is_steady and decoder.session is not None and is_plain(sampler):
+            return _greedy(decoder.session, ids, sampler, streamer)
         logits = decoder.logits(ids)
 
 
-def _greedy(decoder: Decoder, ids: Tensor, sampler: Sampler, streamer: Any) -> Tensor:
+def _greedy(session: Session, ids: Tensor, sampler: Sampler, streamer: Any) -> Tensor:
     """The rest of a greedy decoding without the host; returns all tokens."""
     limit = _limit(sampler.criteria)
     going = True
     while going and (limit is None or ids.shape[1] < limit):
         steps = limit - ids.shape[1] if limit is not None else 1 << 20
-        session = decoder.session
         for tokens in session.greedy(ids[:, -1:], sampler, steps, streamer is not None):
             if streamer is not None and tokens is not None:
                 streamer.put(tokens)
@@ -142,5 +142,5 @@ def _result(ids: Tensor, sampler: Sampler, settings: Any, cache: Any, is_pair: b
         return ids
     from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
-    cls = GenerateEncoderDecoderOutput if is_pair else GenerateDecoderOnlyOutput
+    cls: Any = GenerateEncoderDecoderOutput if is_pair else GenerateDecoderOnlyOutput
     return cls(sequences=ids, scores=sampler.scores, logits=sampler.logits, past_key_values=cache)

@@ -150,7 +150,7 @@ def _capture(model: nn.Module, forward: Forward, inputs: StepInputs) -> Program:
         logits = getattr(forward(self, **arguments, past_key_values=cache), "logits", None)
         if not isinstance(logits, Tensor):
             raise Unservable("its result has no logits")
-        return (logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
+        return (logits, *(tensor for layer in layers for tensor in layer.pair()))
 
     kinds = inspect.Parameter
     signature = [kinds("self", kinds.POSITIONAL_ONLY), *(kinds(name, kinds.KEYWORD_ONLY) for name in names)]

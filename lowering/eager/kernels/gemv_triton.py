@@ -1,4 +1,5 @@
 # ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
 """The Triton kernel of `graphwright::gemv`.
 
 Each program computes a few rows of one weight. It asks for its first tile of the weight before it waits for the kernel
