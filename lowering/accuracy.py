@@ -13,7 +13,7 @@ from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.samples import Sample, samples
 
-LIMITS = {"float16": 0.03, "bfloat16": 0.1, "int8": 0.2}
+LIMITS = {"float16": 0.03, "bfloat16": 0.1, "int8": 0.2, "int4": 0.6}
 """Largest relative error accepted. Each is several times what tiny models with large random weights show; trained
 models are far below. An error near 1 means that the outputs have nothing in common."""
 

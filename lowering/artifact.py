@@ -69,6 +69,10 @@ class Artifact(ABC):
         """
         return self.interface.unflatten(self.run(**self.interface.flatten(*args, **kwargs)))
 
+    def runnable(self) -> Artifact:
+        """The artifact itself, or one of the same accuracy where this machine cannot run it."""
+        return self
+
     def snapshot(self) -> Snapshot:
         """Picture of what was emitted, operators under the names that `provenance` has.
 

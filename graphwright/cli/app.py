@@ -15,6 +15,7 @@ from graphwright.cli.explain import explain
 from graphwright.cli.export import export
 from graphwright.cli.optimize import optimize
 from graphwright.cli.passes import passes
+from graphwright.cli.quantize import quantize
 from graphwright.cli.targets import targets
 from graphwright.cli.verify import verify
 from graphwright.cli.view import view
@@ -31,7 +32,16 @@ app = typer.Typer(
 EXAMPLES: dict[Callable[..., None], str] = {
     capture: "graphwright capture ./minilm -o out/minilm",
     optimize: "graphwright optimize ./minilm --pipeline 'canonicalize,fuse-attention{expect=all}' -o out/fused",
-    export: "graphwright export ./minilm out/onnx --target onnx{opset=23} --task feature-extraction",
+    export: "\n\n".join(
+        [
+            "graphwright export ./minilm out/onnx --target onnx{opset=23} --task feature-extraction",
+            "graphwright export ./minilm out/small --target onnx{int8=dynamic}",
+            "graphwright export ./llama out/half --target onnx --dtype float16 --task text-generation-with-past",
+            "graphwright export ./llama out/openvino --target openvino{weights=u4}",
+            "graphwright export ./minilm out/eager --target eager",
+        ]
+    ),
+    quantize: "graphwright quantize ./llama out/llama-4bit --bits 4 --group-size 128 --calibration text.txt",
     diff: "graphwright diff ./minilm --pipeline fuse-attention",
     explain: "graphwright explain transformers:BertModel fuse-attention",
     bisect: "graphwright bisect ./minilm --pipeline canonicalize,fuse-attention -o out/reproducer",
