@@ -22,6 +22,8 @@ from graphwright.ir.containers import register_provider
 if TYPE_CHECKING:
     from graphwright.explanation import Explanation, explain
     from graphwright.frontends.capture import capture
+    from graphwright.frontends.gptq.load import load_gptq
+    from graphwright.frontends.gptq.save import save_gptq
     from graphwright.ir.errors import (
         CaptureError,
         GraphwrightError,
@@ -57,6 +59,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "graphwright.explanation": ("Explanation", "explain"),
     "graphwright.frontends.capture": ("capture",),
+    "graphwright.frontends.gptq.load": ("load_gptq",),
+    "graphwright.frontends.gptq.save": ("save_gptq",),
     "graphwright.ir.errors": (
         "CaptureError", "GraphwrightError", "InputError", "MismatchError", "PassError", "PipelineError",
         "UnsupportedError", "VerifyError",

@@ -116,6 +116,12 @@ def _pretrained(folder: Path, task: str | None) -> Module:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
 
+    from graphwright.frontends.gptq.config import is_gptq
+
+    if is_gptq(folder):
+        from graphwright.frontends.gptq.load import load_gptq
+
+        return load_gptq(folder)
     transformers.utils.logging.disable_progress_bar()
     try:
         names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]

@@ -1,0 +1,142 @@
+"""`graphwright quantize`: weights of a transformers model as integer codes, in a checkpoint or a program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphwright.cli.calibration import token_batches
+from graphwright.cli.console import emit_json, show_text, step
+from graphwright.cli.models import capture_model, load_model
+from graphwright.cli.options import Json, Model
+
+if TYPE_CHECKING:
+    from graphwright.passes.quant.gptq import Quantize
+
+REPORT = "quantization.json"
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model", "chat_template*")
+
+
+class Method(StrEnum):
+    """How codes are chosen."""
+
+    GPTQ = "gptq"
+    RTN = "rtn"
+
+
+class Form(StrEnum):
+    """What is written."""
+
+    CHECKPOINT = "checkpoint"
+    PROGRAM = "program"
+
+
+def quantize(
+    model: Model,
+    output: Annotated[Path, typer.Argument(metavar="OUT", file_okay=False, help="New folder to write to.")],
+    bits: Annotated[int, typer.Option(help="Bits of a code: 2, 3, 4 or 8.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Inputs that share a scale; 0 for one scale per output.")] = 128,
+    method: Annotated[Method, typer.Option(help="gptq needs calibration text, rtn none.")] = Method.GPTQ,
+    calibration: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Text: .txt, or .jsonl with a field 'text'.", show_default=False)
+    ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Text to score the model on.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rows of calibration text.")] = 128,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="A zero point for each group.")] = False,
+    order: Annotated[str, typer.Option(help="Order of inputs: none, act, static or group.")] = "group",
+    heads: Annotated[bool, typer.Option("--heads", help="Also the output projection, such as lm_head.")] = False,
+    form: Annotated[
+        Form, typer.Option("--format", help="A GPTQ checkpoint that other tools read, or a program.")
+    ] = Form.CHECKPOINT,
+    work: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of finished stages; resumes.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize the weights of MODEL, a transformers folder, and write them to OUT.
+
+    An interrupted run goes on where it was when it is started again.
+    """
+    from graphwright.passes.pipeline import Pipeline
+
+    if output.exists():
+        raise typer.BadParameter(f"{output} exists already; name a new folder")
+    original = load_model(model)
+    options = {"bits": bits, "group_size": group_size, "symmetric": not asymmetric, "order": order, "heads": heads}
+    texts = [None if file is None else _tokens(file, model, samples, length) for file in (calibration, heldout)]
+    work = work or output.with_name(f".{output.name}-work")
+    program = capture_model(original)
+    with step("quantizing") as show:
+        pass_ = _pass(method, texts[0], texts[1], work, show, options)
+        result = Pipeline(["canonicalize,conv1d-to-linear", pass_]).run(program, validate=False)
+    report = result.trace.records[-1].notes["quantization"]
+    with step(f"writing {output}"):
+        _write(form, original, model, result.program, output, {"method": method.value} | options)
+        (output / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(work, ignore_errors=True)
+    emit_json(report | {"output": str(output)}) if as_json else show_text(_summary(report))
+
+
+def _pass(
+    method: Method,
+    batches: list[dict[str, Any]] | None,
+    heldout: list[dict[str, Any]] | None,
+    work: Path,
+    show: Callable[[str], None],
+    options: dict[str, Any],
+) -> Quantize:
+    from graphwright.passes.quant.calibrate import Calibration
+    from graphwright.passes.quant.gptq import QuantizeGptq
+    from graphwright.passes.quant.rtn import QuantizeRtn
+
+    def progress(done: int, stages: int, paths: Sequence[str]) -> None:
+        show(f"{done}/{stages} {paths[0] if paths else ''}")
+
+    common = {**options, "heldout": heldout or (), "progress": progress}
+    if method is Method.RTN:
+        return QuantizeRtn(**common)
+    if batches is None:
+        raise typer.BadParameter("--method gptq needs --calibration FILE; --method rtn needs none")
+    return QuantizeGptq(**common, calibration=Calibration(batches), work=str(work))
+
+
+def _tokens(file: Path, model: str, samples: int, length: int) -> list[dict[str, Any]]:
+    return token_batches(file, _tokenizer(model), samples, length)
+
+
+def _tokenizer(model: str) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(model, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise typer.BadParameter(f"{model} has no tokenizer that turns text into tokens: {error}") from error
+
+
+def _write(form: Form, original: Any, model: str, program: Any, output: Path, meta: dict[str, Any]) -> None:
+    from graphwright.frontends.gptq.save import save_gptq
+    from graphwright.passes.quant.pack import packed_weights
+
+    if form is Form.PROGRAM:
+        program.save(output)
+        return
+    save_gptq(original, output, packed_weights(program), meta=meta)
+    for file in (file for pattern in TOKENIZER for file in Path(model).glob(pattern)):
+        shutil.copy(file, output)
+
+
+def _summary(report: dict[str, Any]) -> str:
+    lines = [f"{len(report['rows'])} linears, relative error {report['error']:.4f}, {report['seconds']:.1f} s"]
+    quality = report.get("quality")
+    if quality:
+        lines.append(f"KL {quality['kl']:.5f}, perplexity {quality['perplexity']:.3f}")
+    return "\n".join(lines)
