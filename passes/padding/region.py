@@ -10,14 +10,16 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.infer import same_size
-from graphwright.ir.node import bound, is_call, module_path, shape_of, source_line, value_of, where
+from graphwright.ir.node import bound, is_call, shape_of, value_of
 from graphwright.ir.program import Program
-from graphwright.passes.misses import MissRecord
 from graphwright.passes.padding.mask import Mask, Unproved, take_apart
 from graphwright.passes.padding.rows import Rows, leading_rows, rows_of
+from graphwright.passes.patterns.match import Miss
 
 aten = torch.ops.aten
 RULE = "RemovePadding"
+PATTERN = "unpack(attention(pack(tokens), mask))"
+_PARTS = ("mask", "pack(tokens)", "unpack")
 
 
 @dataclass
@@ -66,10 +68,10 @@ class Region:
         return is_call(user, aten.sym_size)
 
 
-def find_region(program: Program) -> tuple[Region | None, list[MissRecord]]:
+def find_region(program: Program) -> tuple[Region | None, list[Miss]]:
     """The region around all attentions that share one mask of padding; None, with the reasons, where there is none."""
     masks: dict[Node, Mask] = {}
-    misses: list[MissRecord] = []
+    misses: list[Miss] = []
     keep: Node | None = None
     for node in program.graph.nodes:
         if is_call(node, aten.scaled_dot_product_attention, torch.ops.graphwright.attention):
@@ -78,7 +80,7 @@ def find_region(program: Program) -> tuple[Region | None, list[MissRecord]]:
                 (source,) = masks[node].sources
                 keep = keep or source
             except Unproved as reason:
-                misses.append(miss(node, reason.reason, reason.culprit))
+                misses.append(miss(node, reason.reason, reason.culprit, "mask"))
     if keep is None:
         return None, misses
     region = Region(keep, masks)
@@ -86,18 +88,11 @@ def find_region(program: Program) -> tuple[Region | None, list[MissRecord]]:
     return (region, misses) if region.core else (None, misses)
 
 
-def miss(root: Node, reason: str, culprit: Any) -> MissRecord:
-    """Why an attention, or all of it, is not packed."""
+def miss(root: Node, reason: str, culprit: Any, part: str) -> Miss:
+    """Why an attention, or all of it, is not packed; `part` is what it concerns in `PATTERN`."""
     blamed = culprit if isinstance(culprit, Node) else root
-    return MissRecord(
-        message=f"{RULE} at {where(root)}: {reason}: {where(blamed)}",
-        rule=RULE,
-        root=root.name,
-        reason=reason,
-        culprit=blamed.name,
-        module=module_path(blamed),
-        source=source_line(blamed),
-    )
+    start = PATTERN.index(part)
+    return Miss(RULE, root, reason, blamed, _PARTS.index(part), PATTERN, (start, start + len(part)))
 
 
 def _mask_of(node: Node, state: Mapping[str, Any]) -> Mask:
@@ -123,7 +118,7 @@ def _mask_of(node: Node, state: Mapping[str, Any]) -> Mask:
     return parts
 
 
-def _grow(region: Region, program: Program, misses: list[MissRecord]) -> None:
+def _grow(region: Region, program: Program, misses: list[Miss]) -> None:
     """Fill `rows`, `entries` and `core` in graph order."""
     batch, length = shape_of(region.keep) or ()
     for node in program.graph.nodes:
@@ -133,7 +128,7 @@ def _grow(region: Region, program: Program, misses: list[MissRecord]) -> None:
                 region.rows[node] = (0, 2)
                 region.core[node] = None
                 continue
-            misses.append(miss(node, reason, node))
+            misses.append(miss(node, reason, node, "pack(tokens)"))
         rows = rows_of(node, region.rows)
         if rows is not None:
             region.rows[node] = rows

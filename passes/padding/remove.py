@@ -60,7 +60,7 @@ class RemovePadding(Pass):
         shows = next((node for node in _results(region) if region.rows[node] != (0, 1)), None)
         if readers or shows is not None:
             root = next(iter(region.core))
-            return [*misses, miss(root, "what is at padded positions is read", shows or readers[0])]
+            return [*misses, miss(root, "what is at padded positions is read", shows or readers[0], "unpack")]
         _zero_results(region, rewriter)
         region, misses = find_region(program)
         assert region is not None
