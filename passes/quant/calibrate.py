@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.fx import Node
 from graphwright.ir.errors import PassError
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.distributed import add_up, exchange, own_share, owner, rank
 from graphwright.passes.quant.moments import Moments
 from graphwright.passes.quant.sites import Site, Stage, stages_of
 from graphwright.passes.quant.solver import solve_all
@@ -72,6 +73,7 @@ class Calibrator:
                 residual = self.residuals[site.path]
                 if residual is not None and site.options.residual_target:
                     moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
+        add_up(moments)
         return moments
 
     @torch.no_grad()
@@ -91,16 +93,18 @@ class Calibrator:
 
     @torch.no_grad()
     def solve(self, stage: Stage, moments: Moments) -> dict[str, QuantizedLinear]:
-        """Quantize the linears of a stage."""
+        """Quantize the linears of a stage; each process takes its share of them."""
         assert moments.hessian is not None
-        results = {}
-        for options in dict.fromkeys(site.options for site in stage.sites):
-            sites = [site for site in stage.sites if site.options == options]
+        shapes = {site: self.stream.weight(site.node).shape for site in stage.sites}
+        own = [site for i, site in enumerate(stage.sites) if owner(i) == rank()]
+        solved: dict[Site, QuantizedLinear] = {}
+        for options in dict.fromkeys(site.options for site in own):
+            sites = [site for site in own if site.options == options]
             weights = [self.stream.weight(site.node) for site in sites]
             corrections = [moments.correction(s.path, w) for s, w in zip(sites, weights, strict=True)]
-            solved = solve_all(weights, moments.hessian, options, corrections)
-            results.update(zip((site.path for site in sites), solved, strict=True))
-        return {site.path: results[site.path].to("cpu") for site in stage.sites}
+            solved.update(zip(sites, solve_all(weights, moments.hessian, options, corrections), strict=True))
+        found = {s.path: exchange(s, i, solved.get(s), shapes[s]) for i, s in enumerate(stage.sites)}
+        return {path: item.to("cpu") for path, item in found.items()}
 
     def use(self, results: dict[str, QuantizedLinear]) -> None:
         """Go on with the quantized weights; the float stream goes on with the model's own."""
@@ -134,8 +138,10 @@ def quantize(
         work: Folder for finished stages: a run that was interrupted goes on after them.
         progress: Called with (stages done, all stages, paths of the next stage).
 
+    Under `torchrun`, once a process group is there, the batches are spread over its processes.
+
     Returns:
-        Module path -> codes, on the CPU.
+        Module path -> codes, on the CPU; the same on every process.
 
     Raises:
         PassError: There is nothing to quantize, or inputs of a linear are not finite.
@@ -143,8 +149,9 @@ def quantize(
     """
     if not sites:
         raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
-    run = Calibrator(program, sites, calibration)
-    files = Work(Path(work), _key(run)) if work is not None else None
+    run = Calibrator(program, sites, replace(calibration, batches=own_share(calibration.batches)))
+    weights = [run.stream.weight(site.node) for site in sites] if work is not None else []
+    files = Work(Path(work), run_key(sites, calibration.batches, weights)) if work is not None else None
     results: dict[str, QuantizedLinear] = {}
     for i, stage in enumerate(run.stages):
         if progress is not None:
@@ -152,14 +159,10 @@ def quantize(
         solved = files.load(i) if files is not None else None
         if solved is None:
             solved = run.solve(stage, run.measure(stage))
-            if files is not None:
+            if files is not None and rank() == 0:
                 files.save(i, solved)
         else:
             run.skip(stage)
         run.use(solved)
         results |= solved
     return results
-
-
-def _key(run: Calibrator) -> str:
-    return run_key(run.sites, run.calibration.batches, [run.stream.weight(site.node) for site in run.sites])
