@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -88,7 +89,7 @@ def _files(folder: Path) -> dict[str, Path]:
         return dict.fromkeys(file.keys(), paths[0])
 
 
-def _opened(path: Path):  # noqa: ANN202 - safetensors has no types
+def _opened(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,12 @@ class PackedLinear(nn.Module):
         packed: The weight.
         bias: [N], None for none.
     """
+
+    packed_weight: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    group_index: Tensor | None
+    bias: Tensor | None
 
     NAMES = ("packed_weight", "scales", "zeros", "group_index")
 
@@ -45,7 +53,7 @@ class PackedLinear(nn.Module):
         tensors = (self.packed_weight, self.scales, self.zeros, self.group_index, self.bias)
         return torch.ops.graphwright.packed_linear(input, *tensors, self.bits, self.group_size)
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - as in nn.Module
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         """Move with the model, but keep the dtype of the scales: codes were chosen for it."""
         scales = self.scales
         super()._apply(fn, recurse)

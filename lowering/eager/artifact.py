@@ -30,6 +30,7 @@ class EagerArtifact(Artifact):
         linear: The forms of linears to choose from; see `LinearCall`.
         dtype: What to compute float32 products in on a CPU; None for float32.
         compile: How to run on a GPU; see `CudaFunction`.
+        packed: What kernels of packed linears may do; see `PackedCall`.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class EagerArtifact(Artifact):
         self.program = program
         self._function = FoldedFunction(program, fold, linear, dtype, packed)
         use_compiled = compile != "never" and compiles(program)
-        self._call = CudaFunction(program, self._function, compile) if use_compiled else self._function
+        fast = self._function.fast_program
+        self._call = CudaFunction(fast, self._function, compile) if use_compiled else self._function
 
     @property
     def module(self) -> GraphModule:

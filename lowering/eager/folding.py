@@ -55,6 +55,11 @@ class FoldedFunction:
         fast = share_masks(place_linears(fast, linear)) if is_functional else fast
         self._fast_program = place_packed(fast, packed)
 
+    @property
+    def fast_program(self) -> Program:
+        """The program in the form that runs where autograd does not record."""
+        return self._fast_program
+
     @cached_property
     def plain(self) -> FlatFunction:
         """Everything is computed at each call, on the weights themselves, with ATen's ops."""

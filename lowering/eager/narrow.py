@@ -90,7 +90,8 @@ class _Narrowing:
         if node.op != "call_function" or not _is_wide(first):
             return False
         if is_call(node, *_PRODUCTS):
-            return all(_is_wide(value_of(source)) for source in node.all_input_nodes[:2])
+            kept = _kept_operands(node)
+            return all(_is_wide(value_of(source)) for source in node.all_input_nodes[:2] if source not in kept)
         sources = [
             source for source in node.all_input_nodes if isinstance(value_of(source), (torch.Tensor, list, tuple))
         ]

@@ -34,6 +34,8 @@ class EagerTarget(Target):
             where no gradient is recorded, if this machine is faster at it; weights are kept in that dtype as well.
         compile: How a program of half precision on a GPU runs where no gradient is recorded: `never` launches its
             kernels one by one, `graphs` replays CUDA graphs of them, `inductor` compiles it first; see `CudaFunction`.
+        packed: What kernels of packed linears may do: `auto` is the fastest, `small` keeps no dequantized weight,
+            `exact` does not round scales; see `PackedCall`.
 
     Raises:
         GraphwrightError: `dtype=bfloat16` without `fold=all`: the narrow weights have to be kept.

@@ -12,14 +12,14 @@ here. Its scales are rounded to bfloat16, a relative error of up to 0.4 % of a w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from graphwright.ir.packed import PackedWeight, packed_linear
 from graphwright.lowering.eager.linear import onednn_linear
+from graphwright.lowering.eager.packed.kept import Kept
 from graphwright.lowering.eager.packed.layout import int4, int4_size, scales_and_offsets
 from graphwright.lowering.eager.speeds import user_speeds
 
@@ -43,8 +43,7 @@ class PackedCall:
 
     def __init__(self, bits: int, group_size: int, mode: PackedMode) -> None:
         self.bits, self.group_size, self.mode = bits, group_size, mode
-        self._stamp: tuple[Any, ...] = ()
-        self._kept: dict[str, Any] = {}
+        self._kept = Kept()
         self._chosen: dict[tuple[int, torch.dtype], str] = {}
 
     def __call__(
@@ -58,7 +57,7 @@ class PackedCall:
     ) -> Tensor:
         """`graphwright::packed_linear` on a CPU; see there for the arguments."""
         packed = PackedWeight(weight, scales, zeros, group_index, self.bits, self.group_size, x.shape[-1])
-        self._refresh(packed)
+        self._kept.refresh(packed)
         rows = x.numel() // x.shape[-1]
         key = (rows.bit_length(), x.dtype)
         form = self._chosen.get(key)
@@ -91,31 +90,13 @@ class PackedCall:
             parts = (packed.weight, packed.scales, packed.zeros, packed.group_index)
             return packed_linear(x, *parts, bias, self.bits, self.group_size)
         if form == "dense":
-            return onednn_linear(x, self._keep("dense", lambda: _dense(packed, x.dtype), x.dtype), bias, "none", [], "")
-        codes, grid, size, order = self._keep("int4", lambda: _int4(packed), x.dtype)
+            dense = self._kept.get(("dense", x.dtype), lambda: _dense(packed, x.dtype))
+            return onednn_linear(x, dense, bias, "none", [], "")
+        codes, grid, size, order = self._kept.get(("int4", x.dtype), lambda: _int4(packed))
         rows = x if order is None else x.index_select(-1, order)
         result = aten._weight_int4pack_mm_for_cpu(rows.reshape(-1, packed.inputs), codes, size, grid)
         result = result if bias is None else result.add_(bias)
         return result.unflatten(0, x.shape[:-1]) if x.dim() != 2 else result
-
-    def _keep(self, form: str, make: Callable[[], Any], dtype: torch.dtype) -> Any:
-        if (form, dtype) not in self._kept:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept[form, dtype] = make()
-        return self._kept[form, dtype]
-
-    def _refresh(self, packed: PackedWeight) -> None:
-        """Forget what was made of a weight that has changed since."""
-        stamp = tuple(map(_stamp, (packed.weight, packed.scales, packed.zeros)))
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._kept.clear()
-
-
-def _stamp(tensor: Tensor | None) -> tuple[int, int]:
-    if tensor is None:
-        return 0, 0
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _dense(packed: PackedWeight, dtype: torch.dtype) -> Tensor:

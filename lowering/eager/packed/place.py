@@ -11,6 +11,7 @@ from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops
 from graphwright.ir.node import bound, is_call, value_of
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.packed.cpu import PackedCall, PackedMode
+from graphwright.lowering.eager.packed.cuda import CudaPackedCall
 
 packed_linear = torch.ops.graphwright.packed_linear.default
 _HALF = (torch.float16, torch.bfloat16)
@@ -47,4 +48,6 @@ def _kernel(value: torch.Tensor, bits: int, group_size: int, mode: PackedMode) -
     """What runs for a result on its device; None for the reference."""
     if value.device.type == "cpu" and value.dtype in (torch.float32, torch.bfloat16):
         return PackedCall(bits, group_size, mode)
+    if value.device.type == "cuda" and value.dtype in _HALF and mode != "exact":
+        return CudaPackedCall(bits, group_size)
     return None

@@ -27,7 +27,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def forms(call):
-    return {form for form, _ in call._kept} | set(call._chosen.values())
+    return {form for form, _ in call._kept.values} | set(call._chosen.values())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

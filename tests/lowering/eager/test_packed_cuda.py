@@ -1,0 +1,69 @@
+"""Packed linears on a GPU: each form against the reference; without a GPU, what stands in for a form that fails."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from graphwright.ir.packed import pack_codes, packed_linear
+from graphwright.lowering.eager.packed import cuda
+from graphwright.lowering.eager.packed.cuda import CudaPackedCall, blocks_of
+
+
+def weight(bits, group_size, asymmetric=False, scattered=False, outputs=96, inputs=512, device="cpu"):
+    torch.manual_seed(bits)
+    groups = inputs // group_size
+    zeros = torch.randint(0, 2**bits, (outputs, groups), dtype=torch.uint8, device=device) if asymmetric else None
+    index = (torch.randperm(inputs) % groups).int().to(device) if scattered else None
+    codes = pack_codes(torch.randint(0, 2**bits, (outputs, inputs)), bits).to(device)
+    return codes, torch.rand(outputs, groups, device=device).half(), zeros, index
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(monkeypatch):
+    monkeypatch.setattr(cuda, "_REFUSED", set())
+
+
+def test_halves_of_a_block_are_columns_64_apart():
+    codes = torch.randint(0, 16, (3, 256), dtype=torch.uint8)
+    packed = blocks_of(codes).reshape(3, 2, 64)
+    assert torch.equal(packed & 15, codes.reshape(3, 2, 2, 64)[:, :, 0])
+    assert torch.equal(packed >> 4, codes.reshape(3, 2, 2, 64)[:, :, 1])
+
+
+def test_a_form_that_does_not_run_is_left_out_and_said(caplog):
+    """On CPU tensors no form runs; the reference serves."""
+    parts, x = weight(4, 128), torch.randn(2, 512).bfloat16()
+    call = CudaPackedCall(4, 128)
+    with caplog.at_level(logging.WARNING, "graphwright"):
+        for _ in range(4):
+            assert torch.equal(call(x, *parts, None), packed_linear(x, *parts, None, 4, 128))
+    assert len(caplog.records) == 2 and not {"few", "spread"} ^ cuda._REFUSED
+
+
+def test_a_form_that_computes_something_else_is_left_out(monkeypatch, caplog):
+    parts, x = weight(4, 128), torch.randn(2, 512).bfloat16()
+    monkeypatch.setattr(CudaPackedCall, "_run", lambda self, form, x, packed, bias: torch.zeros(2, 96).bfloat16())
+    call = CudaPackedCall(4, 128)
+    assert torch.equal(call(x, *parts, None), packed_linear(x, *parts, None, 4, 128))
+    assert "differs" in caplog.text and "few" in cuda._REFUSED
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(("asymmetric", "scattered"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
+def test_every_form_computes_the_packed_linear(dtype, bits, asymmetric, scattered, group_size):
+    parts = weight(bits, group_size, asymmetric, scattered, outputs=8192, inputs=2048, device="cuda")
+    bias = torch.randn(8192, device="cuda", dtype=dtype)
+    call = CudaPackedCall(bits, group_size)
+    for rows in (1, 3, 16, 40, 200, 300):
+        x = torch.randn(rows, 2048, device="cuda", dtype=dtype)
+        expected = packed_linear(x.double(), *parts, bias.double(), bits, group_size)
+        for _ in range(2):
+            difference = (call(x, *parts, bias).double() - expected).abs().max()
+            assert difference < 1.5e-2 * expected.abs().max(), rows
+    assert not cuda._REFUSED
