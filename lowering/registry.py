@@ -23,6 +23,7 @@ GROUP = "graphwright.targets"
 BUILT_IN = {
     "eager": "graphwright.lowering.eager.target:EagerTarget",
     "onnx": "graphwright.lowering.onnx.target:OnnxTarget",
+    "openvino": "graphwright.lowering.openvino.target:OpenVINOTarget",
 }
 
 _registered: dict[str, type[Target]] = {}

@@ -1,0 +1,66 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.node import bound, shape_of
+from graphwright.lowering.openvino.builder import Builder, Size, Value, op, same
+from graphwright.lowering.openvino.table import register
+from graphwright.lowering.support import Support
+
+aten = torch.ops.aten
+
+
+def _expressible(node: Node) -> Support:
+    arguments = bound(node)
+    if arguments["dropout_p"]:
+        return Support.no("attention with dropout", remedy="capture the model after model.eval()")
+    rank = len(shape_of(arguments["query"]) or ())
+    if rank not in (3, 4):
+        return Support.no(f"attention of rank {rank}", remedy="reshape query, key and value to rank 4")
+    return Support.yes()
+
+
+@register(aten.scaled_dot_product_attention.default, validate=_expressible)
+def attention(
+    b: Builder, query: Value, key: Value, value: Value, attn_mask: Value | None, dropout_p: float, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> Any:  # fmt: skip
+    """Attention as OpenVINO's own operator; grouped heads are repeated by a broadcast, which its plugins undo."""
+    keys, values = (_repeated(b, part, query.shape) for part in (key, value))
+    mask, dtype = attn_mask, query.dtype
+    factor = 1 / math.sqrt(int(query.shape[-1])) if scale is None else scale
+    allowed = None if mask is None else _added(b, mask, dtype)
+    inputs = [query.out, keys, values]
+    if allowed is None and abs(factor * math.sqrt(int(query.shape[-1])) - 1) < 1e-12:
+        return op.scaled_dot_product_attention(*inputs, None, None, is_causal)
+    if allowed is None:
+        allowed = b.const([[0.0]], dtype)
+    return op.scaled_dot_product_attention(*inputs, allowed, b.const(factor, dtype), is_causal)
+
+
+def _added(b: Builder, mask: Value, dtype: torch.dtype) -> Any:
+    """A mask as a number added to the scores.
+
+    A row without any key gives zeros in torch and the mean of all values with the smallest finite number: what a
+    model computes there means nothing, and is not compared.
+    """
+    if mask.dtype is not torch.bool:
+        return b.cast(mask, dtype)
+    return op.select(mask.out, b.const(0.0, dtype), b.const(torch.finfo(dtype).min, dtype)).output(0)
+
+
+def _repeated(b: Builder, part: Value, query: tuple[Size, ...]) -> Any:
+    """Keys or values for every query head."""
+    if part.rank < 4 or same(part.shape[-3], query[-3]):
+        return part.out
+    heads, times = int(part.shape[-3]), int(query[-3]) // int(part.shape[-3])
+    wide = b.unsqueeze(part.out, 2)
+    shape = [part.shape[0], heads, times, part.shape[2], part.shape[3]]
+    wide = op.broadcast(wide, b.vector(shape), broadcast_spec="BIDIRECTIONAL").output(0)
+    return op.reshape(wide, b.const([0, heads * times, -1, int(part.shape[3])]), True).output(0)

@@ -1,0 +1,183 @@
+"""From a program to an OpenVINO model: inputs, every call through its emitter, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import openvino as ov
+import torch
+from torch.fx import Node
+
+from graphwright.ir.errors import UnsupportedError
+from graphwright.ir.node import bound, where
+from graphwright.ir.program import Program
+from graphwright.lowering.fold import constant_nodes, evaluate
+from graphwright.lowering.interface import Interface, Port
+from graphwright.lowering.openvino.builder import TYPES, Builder, Value, constant, op
+from graphwright.lowering.openvino.table import TABLE
+
+
+@dataclass
+class Emitted:
+    """What `emit_model` returns.
+
+    Args:
+        model: The `openvino.Model`.
+        provenance: Program node -> names of the operators that it became.
+        kept: Memory that the model's constants are in; it must live as long as the model.
+    """
+
+    model: Any
+    provenance: dict[str, list[str]]
+    kept: list[Any] = field(default_factory=list)
+
+
+def emit_model(program: Program, weights: str = "") -> Emitted:
+    """The OpenVINO model of a program whose calls all have emitters.
+
+    Args:
+        program: A legalised program.
+        weights: See `OpenVINOTarget`.
+    """
+    return _Emitter(program, weights).emitted()
+
+
+class _Emitter:
+    """State of one emission."""
+
+    def __init__(self, program: Program, weights: str) -> None:
+        self.program, self.compression = program, weights
+        self.interface = Interface.of(program)
+        self.builder = Builder()
+        self.constant = constant_nodes(program)
+        self.values: dict[Node, Any] = {}
+        self._weights: dict[Any, Any] = {}
+
+    def emitted(self) -> Emitted:
+        parameters = [self._input(port) for port in self.interface.inputs]
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and not self._is_weight(node):
+                self._call(node)
+        results = [self._output(port) for port in self.interface.outputs]
+        model = ov.Model(results, parameters, self.program.name)
+        model.validate_nodes_and_infer_types()
+        return Emitted(model, self.builder.provenance, self.builder.kept)
+
+    # ---- interface ---------------------------------------------------------------------------
+
+    def _input(self, port: Port) -> Any:
+        node = self.program.placeholders[port.leaf]
+        shape = ov.PartialShape([self._dimension(size) for size in port.shape])
+        parameter = op.parameter(shape, TYPES[port.torch_dtype()], name=port.name)
+        parameter.output(0).get_tensor().set_names({port.name})
+        value = Value(parameter.output(0), node.meta["val"])
+        self.values[node] = value
+        self.builder.learn(value)
+        return parameter
+
+    def _dimension(self, size: int | str) -> Any:
+        if isinstance(size, int):
+            return ov.Dimension(size)
+        info = self.interface.dims.get(size)
+        if info is None:
+            return ov.Dimension(-1)
+        return ov.Dimension(info.min, -1 if info.max is None else info.max)
+
+    def _output(self, port: Port) -> Any:
+        value = self._value(self.program.results[port.leaf])
+        out = self.builder.scalar(value, port.torch_dtype())
+        kind = out.get_node().get_type_name()
+        if kind in ("Parameter", "Constant") or out.get_target_inputs():
+            out = op.convert(out, TYPES[port.torch_dtype()]).output(0) if kind == "Constant" else out
+        result = op.result(out, name=port.name)
+        result.output(0).get_tensor().set_names({port.name})
+        return result
+
+    # ---- calls -------------------------------------------------------------------------------
+
+    def _is_weight(self, node: Node) -> bool:
+        return node.op == "get_attr" or node in self.constant
+
+    def _call(self, node: Node) -> None:
+        if node.target not in TABLE.emitters:
+            return  # arithmetic on sizes: emitted where a size is used
+        emitter, answer = TABLE.find(node)
+        if emitter is None:
+            raise UnsupportedError(f"no OpenVINO form for {node.target}", at=where(node), why=answer.reason)
+        self.builder.node = node
+        arguments = {name: self._value(argument) for name, argument in bound(node).items()}
+        try:
+            result = emitter.emit(self.builder, **arguments)
+        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+            raise UnsupportedError(
+                f"the OpenVINO emitter of {node.target} failed", at=where(node), why=repr(error)[:600]
+            ) from error
+        self.values[node] = self._wrapped(result, node.meta.get("val"))
+
+    def _wrapped(self, result: Any, fake: Any) -> Any:
+        if isinstance(result, list):
+            return [self._wrapped(item, one) for item, one in zip(result, fake, strict=False)]
+        if isinstance(result, ov.Node):
+            result = result.output(0)
+        if not isinstance(result, ov.Output) or not isinstance(fake, torch.Tensor):
+            return result
+        self.builder.label(result)
+        value = Value(result, fake)
+        self.builder.learn(value)
+        return value
+
+    def _value(self, argument: Any) -> Any:
+        """An argument as emitters take it: nodes become values, sizes or lists of values."""
+        if isinstance(argument, (list, tuple)):
+            return [self._value(item) for item in argument]
+        if isinstance(argument, Mapping):
+            return {name: self._value(item) for name, item in argument.items()}
+        if not isinstance(argument, Node):
+            return argument
+        if argument in self.values and self.values[argument] is not None:
+            return self.values[argument]
+        if self._is_weight(argument):
+            return self._weight(argument)
+        return argument.meta.get("val")
+
+    # ---- weights -----------------------------------------------------------------------------
+
+    def _weight(self, node: Node) -> Any:
+        fake = node.meta["val"]
+        if not isinstance(fake, torch.Tensor):
+            return [self._weight(user) for user in node.users]
+        key = self._key(node)
+        if key not in self._weights:
+            self._weights[key] = Value(self._stored(node), fake)
+        return self._weights[key]
+
+    def _stored(self, node: Node) -> Any:
+        tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)
+        readers = [user for user in node.users if user not in self.constant]
+        if self.compression and _is_matrix(tensor) and all(_multiplies(user, node) for user in readers):
+            from graphwright.lowering.openvino.compression import compressed
+
+            return compressed(self.builder, tensor, self.compression).output(0)
+        out = constant(tensor, self.builder.kept)
+        out.get_node().set_friendly_name(str(node.target) if node.op == "get_attr" else f"folded.{node.name}")
+        return out
+
+    def _key(self, node: Node) -> Any:
+        if node.op != "get_attr":
+            return node
+        tensor = self.program.state[str(node.target)]
+        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
+            return str(node.target)
+        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def _is_matrix(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.is_floating_point() and tensor.numel() >= 1024
+
+
+def _multiplies(user: Node, node: Node) -> bool:
+    """Whether a call reads a weight as the table of an embedding or as the matrix of a linear."""
+    aten = torch.ops.aten
+    return user.target in (aten.linear.default, aten.embedding.default) and bound(user)["weight"] is node

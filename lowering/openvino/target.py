@@ -1,0 +1,121 @@
+"""The OpenVINO target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.errors import GraphwrightError, MissingDependencyError
+from graphwright.ir.node import value_of
+from graphwright.ir.program import Program
+from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.decompose import decompose
+from graphwright.lowering.interface import Interface
+from graphwright.lowering.interface_json import interface_from_json
+from graphwright.lowering.support import Support
+from graphwright.lowering.target import Target
+
+WEIGHTS = ("", "f16", "i8", "u4")
+STATES = ("auto", "no")
+SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+@dataclass(frozen=True)
+class OpenVINOTarget(Target):
+    """OpenVINO models (`.xml` and `.bin`), built operator by operator.
+
+    Args:
+        weights: How matrices are stored: as they are, or `f16`, `i8` (per row), `u4` (groups of 128). Packed linears
+            keep their own bits.
+        stateful: `auto` keeps the cache of a decoder inside the model, as OpenVINO GenAI and optimum-intel expect;
+            `no` leaves it among the inputs and outputs.
+    """
+
+    name: ClassVar[str] = "openvino"
+
+    weights: str = ""
+    stateful: str = "auto"
+
+    def __post_init__(self) -> None:
+        for option, value, known in (("weights", self.weights, WEIGHTS), ("stateful", self.stateful, STATES)):
+            if value not in known:
+                raise GraphwrightError(
+                    f"the OpenVINO target has no {option}={value}",
+                    why=f"it has {', '.join(repr(one) for one in known)}",
+                )
+
+    @property
+    def precision(self) -> str:
+        """What results are judged by where weights are compressed."""
+        return {"f16": "float16", "i8": "int8", "u4": "int4"}.get(self.weights, "")
+
+    def pipeline(self) -> str:
+        """Canonical form, with norms and activations as operators of their own."""
+        return "canonicalize,fuse-attention,fuse-norm,fuse-activation"
+
+    def legalize(self, program: Program) -> Program:
+        """A canonical copy in which exactly the calls without emitter are decomposed."""
+        from graphwright.passes.pipeline import Pipeline
+
+        legal = Pipeline(self.pipeline()).run(program, validate=False).program
+        decompose(legal, lambda node: self.supports(node).ok)
+        return legal
+
+    def supports(self, node: Node) -> Support:
+        """Whether there is an emitter for a call and it can express the arguments."""
+        table = _table()
+        if node.target not in table.emitters and isinstance(value_of(node), (*SYMBOLIC, int, float, bool)):
+            return Support.yes()  # arithmetic on sizes is emitted where a size is used
+        answer = table.find(node)[1]
+        return _sizes(node) if answer.ok else answer
+
+    def emit(self, program: Program) -> Artifact:
+        """Emit every call by its emitter; then take the cache into the model."""
+        _table()
+        from graphwright.lowering.openvino.artifact import OpenVINOArtifact
+        from graphwright.lowering.openvino.model import emit_model
+        from graphwright.lowering.openvino.stateful import cache_pairs, make_stateful
+
+        emitted = emit_model(program, self.weights)
+        pairs = cache_pairs(program) if self.stateful == "auto" else {}
+        if pairs:
+            emitted.model = make_stateful(emitted.model, pairs)
+        interface = Interface.of(program)
+        return OpenVINOArtifact(str(self), interface, emitted.provenance, emitted=emitted, states=pairs)
+
+    @classmethod
+    def load(cls, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+        """Read an OpenVINO artifact."""
+        _table()
+        from graphwright.lowering.openvino.artifact import MODEL, OpenVINOArtifact
+
+        path = folder / Path(manifest.get("file", MODEL)).name
+        interface = interface_from_json(manifest["interface"])
+        states = dict(manifest.get("states", {}))
+        return OpenVINOArtifact(manifest["target"], interface, manifest.get("provenance"), path=path, states=states)
+
+
+def _table() -> Any:
+    try:
+        from graphwright.lowering.openvino.table import load_table
+
+        return load_table()
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "openvino", "openvino", "the OpenVINO target") from error
+
+
+def _sizes(node: Node) -> Support:
+    """Whether the sizes that a call takes can be computed in OpenVINO."""
+    from graphwright.lowering.openvino.builder import why_not
+
+    for argument in node.all_input_nodes:
+        value = value_of(argument)
+        reason = why_not(value) if isinstance(value, (torch.SymInt, torch.SymFloat)) else ""
+        if reason:
+            return Support.no(reason, remedy="give the dimension a fixed size")
+    return Support.yes()
