@@ -9,10 +9,12 @@ import torch
 import transformers as tf
 
 import graphwright as gw
-from graphwright.ir.node import is_call
+from graphwright.ir.node import bound, is_call
 from graphwright.ir.packing import token_plan
 from graphwright.passes.padding.region import find_region
 from graphwright.passes.padding.remove import RemovePadding
+from graphwright.runtime.call import Call
+from graphwright.runtime.capture import capture_call
 from graphwright.runtime.optimize import dispatcher_of
 
 ops = torch.ops.graphwright
@@ -174,6 +176,20 @@ def test_attention_dropout_is_drawn_again_in_the_backward_pass():
     assert torch.autograd.gradcheck(attention, (query, key, value))
     without = ops.varlen_attention(query, key, value, *plan, length=4, scale=0.5)
     assert not torch.allclose(attention(query, key, value), without)
+
+
+def test_attention_dropout_is_kept_in_training():
+    config = tf.BertConfig(**BERT, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.3)
+    model = tf.BertModel(config, add_pooling_layer=False).train()
+    inputs = {"input_ids": torch.randint(1, 49, (3, 8)), "attention_mask": _mask("right", 3, 8)}
+    program, _ = capture_call(model, type(model).forward, Call(inputs))
+    program = gw.Pipeline("default,remove-padding{least=0.0}").run(program, validate=False).program
+    chances = [bound(node)["dropout_p"] for node in program.graph.nodes if is_call(node, ops.varlen_attention)]
+    assert chances == [0.3, 0.3]
+    first, second = (program.run_flat(list(inputs.values()))[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    (first[:, 0, 0] * torch.randn(3)).sum().backward()
+    assert all(layer.attention.self.query.weight.grad.any() for layer in model.encoder.layer)
 
 
 def test_a_plan_keeps_what_pays():
