@@ -82,17 +82,17 @@ def measure(shape: Shape, device: str, products: torch.dtype | None, options: Op
 
 
 class _Printer:
-    """Prints the time of each stage."""
+    """Prints the time of each stage: wall, and that of the process."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.last = device, time.perf_counter()
+        self.device, self.last, self.cpu = device, time.perf_counter(), time.process_time()
 
     def __call__(self, done: int, stages: int, paths: Sequence[str]) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
-        print(f"{done}/{stages} {paths[0]}  {now - self.last:.2f} s", flush=True)
-        self.last = now
+        now, cpu = time.perf_counter(), time.process_time()
+        print(f"{done}/{stages} {paths[0]}  {now - self.last:.2f} s, CPU {cpu - self.cpu:.2f} s", flush=True)
+        self.last, self.cpu = now, cpu
 
 
 def _peak(device: str) -> float:
