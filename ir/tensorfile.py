@@ -146,6 +146,18 @@ def load_tensors(layout: Mapping[str, Any], path: Path) -> dict[str, torch.Tenso
     return tensors
 
 
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of any safetensors file, by name.
+
+    Raises:
+        FileFormatError: The file is missing, truncated, or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileFormatError("the tensors cannot be read", at=str(path), why=str(error)) from error
+
+
 def _restore(entry: Mapping[str, Any], blobs: dict[str, torch.Tensor]) -> torch.Tensor:
     dtype, shape, stride = DTYPES[entry["dtype"]], tuple(entry["shape"]), tuple(entry["stride"])
     blob = blobs[entry["blob"]]

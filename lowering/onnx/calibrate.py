@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from graphwright.ir.errors import FileFormatError
+from graphwright.ir.tensorfile import read_tensors
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.onnx.integers import Range, products
 from graphwright.lowering.onnx.session import OnnxFile
@@ -46,10 +44,7 @@ def ranges_of(model: ir.Model, interface: Interface, path: Path) -> dict[str, Ra
 
 
 def _batches(interface: Interface, path: Path) -> Iterator[dict[str, torch.Tensor]]:
-    try:
-        tensors: dict[str, Any] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FileFormatError("the calibration inputs cannot be read", at=str(path), why=str(error)) from error
+    tensors = read_tensors(path)
     missing = [port.name for port in interface.inputs if port.name not in tensors]
     if missing:
         raise FileFormatError(

@@ -59,9 +59,9 @@ class _Converter:
             for i, value in enumerate(node.inputs):
                 if value is not None and value.dtype in (FLOAT, self.half):
                     node.replace_input_with(i, self._as(value, wanted, node))
-            for value in node.outputs:
-                if value.dtype == FLOAT and node not in self.wide and not self.emulate:
-                    value.type = ir.TensorType(self.half)
+            for output in node.outputs:
+                if output.dtype == FLOAT and node not in self.wide and not self.emulate:
+                    output.type = ir.TensorType(self.half)
         self._outputs()
         for value in [v for v in self.graph.initializers.values() if not v.uses()]:
             self.graph.initializers.pop(str(value.name))

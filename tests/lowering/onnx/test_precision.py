@@ -99,7 +99,7 @@ def test_static_integers(zoo, tmp_path: Path) -> None:
 
 def test_calibration_inputs_must_fit(zoo, tmp_path: Path) -> None:
     save_file({"other": torch.ones(2, 3)}, tmp_path / "inputs.safetensors")
-    for name, text in (("inputs", "lack 'input_ids'"), ("missing", "cannot be read")):
+    for name, text in (("inputs", "lack 'input_ids'"), ("missing", "tensors cannot be read")):
         with pytest.raises(FileFormatError, match=text):
             lowered(zoo, "bert", f"onnx{{int8=static,calibration={tmp_path}/{name}.safetensors}}")
 

@@ -1,0 +1,75 @@
+"""The other side of `benchmarks.onnx_export`, run by the Python of an environment with optimum-onnx.
+
+`python onnx_peer.py make NAME FOLDER` saves a model with random weights; `... export NAME FOLDER OUT` exports it with
+Optimum from the loaded model, and prints seconds and the peak of resident memory as JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+TASKS = {
+    "bert": "feature-extraction",
+    "gpt2": "text-generation-with-past",
+    "llama": "text-generation-with-past",
+    "vit": "image-classification",
+    "whisper": "automatic-speech-recognition-with-past",
+    "t5": "text2text-generation-with-past",
+}
+LLAMA = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12,
+         "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048}  # fmt: skip
+WHISPER = {"d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "encoder_attention_heads": 6,
+           "decoder_attention_heads": 6, "encoder_ffn_dim": 1536, "decoder_ffn_dim": 1536}  # fmt: skip
+T5 = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
+      "decoder_start_token_id": 0}  # fmt: skip
+MODELS = {
+    "bert": ("BertModel", {}),
+    "gpt2": ("GPT2LMHeadModel", {}),
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "vit": ("ViTForImageClassification", {}),
+    "whisper": ("WhisperForConditionalGeneration", WHISPER),
+    "t5": ("T5ForConditionalGeneration", T5),
+}
+
+
+def build(name):
+    """A model with random weights."""
+    import torch
+    import transformers
+
+    cls, config = MODELS[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, cls)
+    return model(model.config_class(**config)).eval()
+
+
+def load(name, folder):
+    """The saved model, with every weight in memory."""
+    import transformers
+
+    model = getattr(transformers, MODELS[name][0]).from_pretrained(folder).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def export(name, folder, out):
+    """Export with Optimum."""
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    model = load(name, folder)
+    start = time.process_time()
+    onnx_export_from_model(model, Path(out), task=TASKS[name], do_validation=False)
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    action, name, folder, *rest = sys.argv[1:]
+    if action == "make":
+        build(name).save_pretrained(folder)
+    else:
+        seconds = export(name, folder, *rest)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"seconds": seconds, "peak": peak}))
