@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "sympy"}  # symbolic sizes are sympy expressions
 FOREIGN = {
     "ir": TORCH | {"networkx", "safetensors"},
-    "passes": TORCH | {"networkx", "rich"},
+    "passes": TORCH | {"networkx", "rich", "triton"},
     "lowering": TORCH | {"onnx", "onnx_ir", "onnxruntime", "numpy", "rich", "triton"},
-    "frontends": TORCH | {"transformers"},
+    "frontends": TORCH | {"transformers", "safetensors"},
 }
 LAYERS = {
     "ir": {"ir"},
