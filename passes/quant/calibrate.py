@@ -69,9 +69,9 @@ class Calibrator:
             x = values[stage.input]
             keep = mask if mask is not None and mask.shape == x.shape[:-1] else None
             moments.add(x, keep, floats[stage.input] if floats is not None and wants_float else None)
-            for site in stage.sites if floats is not None else ():
+            for site in stage.sites:
                 residual = self.residuals[site.path]
-                if residual is not None and site.options.residual_target:
+                if floats is not None and residual is not None and site.options.residual_target:
                     moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
         add_up(moments)
         return moments

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,5 +60,5 @@ class QuantizedLinear:
     def to(self, device: torch.device | str) -> QuantizedLinear:
         """The same on another device."""
         move = lambda tensor: None if tensor is None else tensor.to(device)  # noqa: E731
-        tensors = (move(self.codes), move(self.scales), move(self.zeros), move(self.group_index))
-        return QuantizedLinear(*tensors, self.bits, self.group_size, self.error, self.rtn_error, self.damping)
+        moved: dict[str, Any] = {"zeros": move(self.zeros), "group_index": move(self.group_index)}
+        return replace(self, codes=self.codes.to(device), scales=self.scales.to(device), **moved)

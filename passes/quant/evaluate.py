@@ -64,7 +64,7 @@ def evaluate(
     candidate = reference.fork()
     for node in program.graph.nodes:
         path = weight_path(node.args[1]) if is_call(node, aten.linear) else None
-        if path in quantized:
+        if path is not None and path in quantized:
             candidate.weights[node] = quantized[path]
     sums = torch.zeros(5, dtype=torch.float64)
     for floats, values, batch in zip(reference.advance(logits), candidate.advance(logits), batches, strict=True):

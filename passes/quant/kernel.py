@@ -13,7 +13,7 @@ _OUTPUTS = 32
 
 
 @triton.jit
-def _sweep(  # noqa: ANN202
+def _sweep(  # type: ignore[no-untyped-def] # noqa: ANN202
     targets: Any,
     factor: Any,
     scales: Any,

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from graphwright.ir.errors import FileFormatError
+from graphwright.ir.tensorfile import load_tensors, save_tensors
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.sites import Site
 
@@ -22,7 +21,7 @@ _TENSORS = ("codes", "scales", "zeros", "group_index")
 
 
 class Work:
-    """One file per finished stage in a folder; a run with other options, linears or data starts anew.
+    """Two files per finished stage, the description written last; a run with another key starts anew.
 
     Args:
         folder: The folder; made if it is not there.
@@ -41,8 +40,9 @@ class Work:
             for name in _TENSORS:
                 if (tensor := getattr(linear, name)) is not None:
                     tensors[f"{path}/{name}"] = tensor.cpu().contiguous()
+        layout = save_tensors(tensors, self._file(stage).with_suffix(".safetensors"))
         partial = self._file(stage).with_suffix(".partial")
-        save_file(tensors, partial, metadata={"key": self.key, "linears": json.dumps(facts)})
+        partial.write_text(json.dumps({"key": self.key, "linears": facts, "layout": layout}), encoding="utf-8")
         partial.rename(self._file(stage))
 
     def load(self, stage: int) -> dict[str, QuantizedLinear] | None:
@@ -55,20 +55,18 @@ class Work:
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self.key:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            facts = json.loads(metadata["linears"])
-            return {name: _linear(name, values, tensors) for name, values in facts.items()}
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields["key"] != self.key:
+                return None
+            tensors = load_tensors(fields["layout"], path.with_suffix(".safetensors"))
+            return {name: _linear(name, values, tensors) for name, values in fields["linears"].items()}
+        except (KeyError, TypeError, ValueError, OSError, FileFormatError) as error:
             raise FileFormatError(
                 "a finished stage cannot be read", at=str(path), why=str(error), remedies=["delete the file"]
             ) from error
 
     def _file(self, stage: int) -> Path:
-        return self.folder / f"stage-{stage:05}.safetensors"
+        return self.folder / f"stage-{stage:05}.json"
 
 
 def _linear(path: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedLinear:

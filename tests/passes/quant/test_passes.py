@@ -157,15 +157,16 @@ def test_interrupted_run_goes_on(decoder, batches, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         quantize(program, sites, calibration, work=tmp_path, progress=stop)
-    files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == [f"stage-0000{i}.safetensors" for i in range(3)]
+    files = sorted(tmp_path.glob("*.json"))
+    assert [file.name for file in files] == [f"stage-0000{i}.json" for i in range(3)]
     stamps = [file.stat().st_mtime_ns for file in files]
     resumed = quantize(program, sites, calibration, work=tmp_path)
     assert [file.stat().st_mtime_ns for file in files] == stamps
     assert whole.keys() == resumed.keys()
     for path, item in whole.items():
         assert torch.equal(item.codes, resumed[path].codes) and torch.equal(item.scales, resumed[path].scales)
-    files[1].write_bytes(files[1].read_bytes()[:100])
+    tensors = files[1].with_suffix(".safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:100])
     with pytest.raises(FileFormatError, match="cannot be read"):
         quantize(program, sites, calibration, work=tmp_path)
 
