@@ -4,7 +4,7 @@
 |---|---|
 | 1, bfloat16 | PyTorch's `_weight_int4pack_mm` |
 | to 64 | our Triton kernel: codes are unpacked in registers, sums in float32 |
-| to 256, many outputs | the same with tiles of 256 rows |
+| to 256 | the same with tiles of 256 rows |
 | more | our Triton kernel dequantizes, then one product |
 
 The first call of each form is compared with the reference; what differs, or does not run here, is left out with one
@@ -93,7 +93,7 @@ class CudaPackedCall:
         if not rows or x.dtype not in (torch.float16, torch.bfloat16) or inputs % BLOCK or size is None:
             return None
         forms = ["tinygemm"] if rows == 1 and x.dtype is torch.bfloat16 and outputs % 8 == 0 else []
-        forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and outputs >= 8192 and size >= 64 else []
+        forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and size >= 64 else []
         return next((form for form in [*forms, "spread"] if form not in _REFUSED), None)
 
     def _run(self, form: str, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
@@ -123,7 +123,8 @@ class CudaPackedCall:
 def tile_sizes(rows: int, outputs: int, inputs: int) -> dict[str, Any]:
     """How the Triton kernel divides a product, from what was measured on an H100."""
     if rows > 64:
-        return {"rows": 128, "columns": 256, "split": 1, "late": False, "warps": 8, "stages": 3}
+        split = 1 if outputs >= 8192 else 4
+        return {"rows": 128, "columns": 256, "split": split, "late": False, "warps": 8, "stages": 3}
     columns = 16 if rows <= 16 else 32 if rows <= 32 else 64
     if columns > 16:
         return {"rows": 64, "columns": columns, "split": 2 if outputs >= 8192 else 4, "late": False, "warps": 4}
