@@ -16,8 +16,11 @@ from graphwright.lowering.openvino.model import Emitted
 from graphwright.lowering.openvino.stateful import BEAM
 
 MODEL = "openvino_model.xml"
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-"""Properties for computing in float32 throughout; by itself the CPU plugin takes bfloat16, and 8 bits for caches."""
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""Properties for computing in float32 throughout.
+
+By itself the CPU plugin takes bfloat16, and 8 bits for caches and for what is multiplied with compressed weights.
+"""
 
 
 class OpenVINOArtifact(Artifact):

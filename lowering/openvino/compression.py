@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
 from openvino import Type
 
@@ -27,17 +26,17 @@ def compressed(b: Builder, tensor: torch.Tensor, kind: str) -> Any:
     """
     matrix, dtype = tensor.detach().float(), tensor.dtype
     if kind == "f16":
-        return op.convert(op.constant(matrix.half().numpy()), TYPES[dtype])
+        return op.convert(op.constant(matrix.half().numpy()), TYPES[dtype]).output(0)
     group = next((size for size in (GROUP, 64, 32) if matrix.shape[1] % size == 0), 0)
     if kind == "u4" and group:
         return _unsigned_four(b, matrix, group, dtype)
     scale = (matrix.abs().amax(1, keepdim=True) / 127).clamp(min=1e-8).half()
     codes = (matrix / scale.float()).round().clamp(-127, 127).to(torch.int8)
     held = op.convert(op.constant(np.ascontiguousarray(codes.numpy())), Type.f16)
-    return op.convert(op.multiply(held, op.constant(scale.numpy())), TYPES[dtype])
+    return op.convert(op.multiply(held, op.constant(scale.numpy())), TYPES[dtype]).output(0)
 
 
-def _unsigned_four(b: Builder, matrix: torch.Tensor, group: int, dtype: torch.dtype) -> ov.Node:
+def _unsigned_four(b: Builder, matrix: torch.Tensor, group: int, dtype: torch.dtype) -> Any:
     grid = matrix.reshape(matrix.shape[0], -1, group)
     low, high = grid.amin(2).clamp(max=0), grid.amax(2).clamp(min=0)
     scale = ((high - low) / 15).clamp(min=1e-8).half()

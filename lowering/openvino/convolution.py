@@ -147,16 +147,11 @@ def adaptive_average(b: Builder, self: Value, output_size: list[Size]) -> Any:
 
 def _resampled(b: Builder, self: Value, mode: str, coordinates: str, scales: Any, **options: Any) -> Any:
     dims = self.rank - 2
-    axes = b.const(list(range(2, self.rank)))
+    options |= {"coordinate_transformation_mode": coordinates, "axes": b.const(list(range(2, self.rank)))}
     if scales:
         factors = b.const([float(scale) for scale in scales], torch.float32)
-        return op.interpolate(
-            self.out, factors, mode, "scales", coordinate_transformation_mode=coordinates, axes=axes, **options
-        )
-    sizes = b.vector(b.result.shape[-dims:])
-    return op.interpolate(
-        self.out, sizes, mode, "sizes", coordinate_transformation_mode=coordinates, axes=axes, **options
-    )
+        return op.interpolate(self.out, factors, mode, "scales", **options)
+    return op.interpolate(self.out, b.vector(b.result.shape[-dims:]), mode, "sizes", **options)
 
 
 @register(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec)

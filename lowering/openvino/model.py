@@ -159,7 +159,7 @@ class _Emitter:
         if self.compression and _is_matrix(tensor) and all(_multiplies(user, node) for user in readers):
             from graphwright.lowering.openvino.compression import compressed
 
-            return compressed(self.builder, tensor, self.compression).output(0)
+            return compressed(self.builder, tensor, self.compression)
         out = constant(tensor, self.builder.kept)
         out.get_node().set_friendly_name(str(node.target) if node.op == "get_attr" else f"folded.{node.name}")
         return out

@@ -1,0 +1,65 @@
+"""Weights in fewer bits, and packed linears, on OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import graphwright as gw
+from graphwright.ir.packed import pack_codes
+
+pytest.importorskip("openvino")
+packed_linear = torch.ops.graphwright.packed_linear.default
+
+
+class Layer(torch.nn.Module):
+    """A packed linear of random codes."""
+
+    def __init__(self, bits: int, asymmetric: bool, scattered: bool = False) -> None:
+        super().__init__()
+        self.bits, outputs, inputs, groups = bits, 48, 96, 3
+        self.register_buffer("codes", pack_codes(torch.randint(0, 2**bits, (outputs, inputs)), bits))
+        self.register_buffer("scales", torch.rand(outputs, groups).half())
+        zeros = torch.randint(0, 2**bits, (outputs, groups), dtype=torch.uint8)
+        self.register_buffer("zeros", zeros if asymmetric else None)
+        self.register_buffer("group", (torch.randperm(inputs) % groups).int() if scattered else None)
+        self.register_buffer("bias", torch.randn(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return packed_linear(x, self.codes, self.scales, self.zeros, self.group, self.bias, self.bits, 32)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize(("bits", "asymmetric"), [(2, True), (3, False), (4, False), (4, True), (8, True)])
+def test_packed_linear(bits: int, asymmetric: bool, scattered: bool, tmp_path: Path) -> None:
+    """Codes, zeros and scales are exact in the file: only the order of the sums differs (a few steps of float32)."""
+    torch.manual_seed(bits)
+    layer = Layer(bits, asymmetric, scattered).eval()
+    artifact = gw.target("openvino").lower(gw.capture(layer, (torch.randn(2, 3, 96),)))
+    artifact.save(tmp_path / "out")
+    for x in (torch.randn(1, 1, 96), torch.randn(4, 7, 96)):
+        expected = layer(x)
+        for candidate in (artifact, gw.load_artifact(tmp_path / "out")):
+            (result,) = candidate.run(x=x).values()
+            torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+# Largest relative error of a weight of normal distribution: half a step of 11 bits, of 127 and of 15 levels of 6 sigma.
+@pytest.mark.parametrize(("kind", "share", "error"), [("f16", 0.52, 1e-3), ("i8", 0.28, 0.02), ("u4", 0.16, 0.2)])
+def test_compressed_weights(kind: str, share: float, error: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256)).eval()
+    program = gw.capture(model, (torch.randn(2, 256),))
+    x = torch.randn(5, 256)
+    folder = gw.target(f"openvino{{weights={kind}}}").lower(program).save(tmp_path / "out")
+    (result,) = gw.load_artifact(folder).run(**{"input": x}).values()
+    expected = model(x)
+    assert 0 < float((result - expected).norm() / expected.norm()) < error
+    assert (folder / "openvino_model.bin").stat().st_size < share * program.state_bytes()
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(gw.GraphwrightError, match="weights=i3"):
+        gw.target("openvino{weights=i3}")
