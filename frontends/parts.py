@@ -4,7 +4,7 @@
 |---|---|---|
 | encoders, vision, audio, two towers | `model` | those of the class; the outputs that the task is about |
 | `text-generation-with-past` | `model` | `position_ids` and a cache as well, `present.*` beside the logits |
-| `text2text-generation`, speech recognition | `encoder_model`, `decoder_model` | the encoder's hidden states in between |
+| `text2text-generation`, speech recognition | `encoder_model`, `decoder_model` | hidden states in between |
 | the same `-with-past` | and `decoder_with_past_model` | the first step returns the cache that the others take |
 | `sentence-similarity` | `model` | `token_embeddings`, `sentence_embedding` |
 

@@ -169,7 +169,7 @@ def varlen_attention(
 
 
 def _fake_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    one, heads, tokens, _ = query.shape
+    one, heads, tokens = query.shape[:3]
     return query.new_empty([one, tokens, heads, value.shape[-1]]).transpose(1, 2)
 
 

@@ -124,8 +124,8 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, plan: Plan, options: Opti
     """One dense attention with a mask of the padding."""
     rows = plan.offsets.numel() - 1
     keep = torch.zeros_like(plan.tokens, dtype=torch.bool).index_fill(0, plan.keys, True).view(rows, 1, 1, -1)
-    operands = (_rows(part, rows) for part in (query, key, value))
-    result = scaled_dot_product_attention(*operands, keep, options.dropout_p, scale=options.scale)
+    q, k, v = (_rows(part, rows) for part in (query, key, value))
+    result = scaled_dot_product_attention(q, k, v, keep, options.dropout_p, scale=options.scale)
     return result.transpose(1, 2).flatten(0, 1).unsqueeze(0).transpose(1, 2)
 
 

@@ -91,10 +91,12 @@ def _settled(answer: Any) -> Any:
 @known("Neg", "Abs", "Ceil", "Floor", "Sqrt", "Not")
 def unary(call: Call, x: Known) -> Known | None:
     """A function of one number."""
-    functions = {"Neg": operator.neg, "Abs": abs, "Ceil": math.ceil, "Floor": math.floor, "Not": operator.not_}
+    functions: dict[str, Callable[..., Any]] = {
+        "Neg": operator.neg, "Abs": abs, "Ceil": math.ceil, "Floor": math.floor, "Not": operator.not_,
+    }  # fmt: skip
     if call.node.op_type == "Sqrt":
         return _each(torch.sym_sqrt, x)
-    function = functions[call.node.op_type]
+    function: Callable[..., Any] = functions[call.node.op_type]
     return _each((lambda v: float(function(v))) if x.dtype.is_floating_point and x.is_constant else function, x)
 
 

@@ -153,8 +153,8 @@ def group_query_attention(
     if call.attr("do_rotary", 0):
         turned = bool(call.attr("rotary_interleaved", 0))
         rows = past + torch.arange(query.shape[2])
-        tables = [F.embedding(rows[None], tensor(table)).unsqueeze(1) for table in (cos, sin)]
-        query, key = rotate(query, *tables, turned), rotate(key, *tables, turned)
+        cos, sin = (F.embedding(rows[None], tensor(table)).unsqueeze(1) for table in (cos, sin))
+        query, key = rotate(query, cos, sin, turned), rotate(key, cos, sin, turned)
     key, value = torch.cat([tensor(past_key), key], 2), torch.cat([tensor(past_value), value], 2)
     mask = causal(query.shape[2], key.shape[2], past)
     mask = mask & (torch.arange(key.shape[2]) <= tensor(lengths).reshape(-1)[:, None, None, None])

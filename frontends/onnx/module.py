@@ -130,7 +130,9 @@ class OnnxModule(torch.nn.Module):
             if node.op_type == "DequantizeLinear" and only_right_operand(node.outputs[0]):
                 parts = [None if value is None else self._constant(value) for value in node.inputs]
                 if all(part is not None or value is None for part, value in zip(parts, node.inputs, strict=True)):
-                    packed = packed_weight(node, *(*parts, None)[:3])
+                    codes, scales, zeros = (*parts, None)[:3]
+                    assert codes is not None and scales is not None
+                    packed = packed_weight(node, codes, scales, zeros)
                     if packed is not None:
                         self._packed[node] = self._keep_packed(node, packed)
 

@@ -42,8 +42,8 @@ def batch_norm(call: Call, x: Any, scale: Any, bias: Any, mean: Any, var: Any) -
     """Batch norm by recorded statistics."""
     if call.attr("training_mode", 0):
         raise call.unsupported("training mode")
-    weights = [tensor(part) for part in (mean, var, scale, bias)]
-    return F.batch_norm(tensor(x), *weights, eps=call.attr("epsilon", 1e-5))
+    eps = call.attr("epsilon", 1e-5)
+    return F.batch_norm(tensor(x), tensor(mean), tensor(var), tensor(scale), tensor(bias), eps=eps)
 
 
 @register("InstanceNormalization")
@@ -55,10 +55,10 @@ def instance_norm(call: Call, x: Any, scale: Any, bias: Any) -> torch.Tensor:
 @register("GroupNormalization")
 def group_norm(call: Call, x: Any, scale: Any, bias: Any) -> torch.Tensor:
     """Norm of groups of channels; before opset 21 scale and bias are one for each group."""
-    x, groups, parts = tensor(x), call.attr("num_groups"), [tensor(scale), tensor(bias)]
+    x, groups, weight, shift = tensor(x), call.attr("num_groups"), tensor(scale), tensor(bias)
     if call.opset < 21:
-        parts = [part.repeat_interleave(x.shape[1] // groups) for part in parts]
-    return F.group_norm(x, groups, *parts, eps=call.attr("epsilon", 1e-5))
+        weight, shift = (part.repeat_interleave(x.shape[1] // groups) for part in (weight, shift))
+    return F.group_norm(x, groups, weight, shift, eps=call.attr("epsilon", 1e-5))
 
 
 @register("LpNormalization")

@@ -33,10 +33,8 @@ class Known:
         """Known numbers from nested lists, an array or one number."""
         if isinstance(values, np.ndarray):
             return Known(values.astype(object), dtype)
-        if not isinstance(values, (list, tuple)):
-            values, shape = [values], ()
-        else:
-            shape = (len(values),)
+        shape: tuple[int, ...] = (len(values),) if isinstance(values, (list, tuple)) else ()
+        values = values if isinstance(values, (list, tuple)) else [values]
         items = np.empty(len(values), dtype=object)
         items[:] = values
         return Known(items.reshape(shape), dtype)

@@ -64,7 +64,7 @@ def as_tensor(data: Any) -> torch.Tensor:
 
 def _mapped(data: ir.ExternalTensor) -> torch.Tensor:
     """External data, copied only where somebody writes to it."""
-    path, shape = external_path(data), [int(n) for n in data.shape]
+    path, shape = external_path(data), [int(n) for n in data.shape.numpy()]
     offset, count = data.offset or 0, data.nbytes
     if path.stat().st_size < offset + count:
         raise FileFormatError(
@@ -77,7 +77,7 @@ def _mapped(data: ir.ExternalTensor) -> torch.Tensor:
     dtype = to_torch_dtype(data.dtype)
     if not count:
         return torch.empty(shape, dtype=dtype)
-    raw = np.memmap(path, np.uint8, "c", offset, (count,))
+    raw: np.ndarray = np.memmap(path, np.uint8, "c", offset, (count,))
     if offset % dtype.itemsize:
         raw = np.array(raw)
     with warnings.catch_warnings():

@@ -62,7 +62,7 @@ def comparisons_facts(comparisons: Mapping[str, Comparison | Accuracy]) -> dict[
     reports = {name: found.facts() for name, found in comparisons.items() if not hasattr(found, "rows")}
     if reports:
         return {"ok": all(found.ok for found in comparisons.values()), "accuracy": reports}
-    parts = {name: comparison_facts(comparison) for name, comparison in comparisons.items()}
+    parts = {name: comparison_facts(found) for name, found in comparisons.items()}  # type: ignore[arg-type]
     return {
         "ok": all(part["ok"] for part in parts.values()),
         "largest_difference": max((part["largest_difference"] for part in parts.values()), default=0.0),

@@ -83,7 +83,7 @@ class CudaFunction:
     def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
         rest = [*self._body.weights, *self._current()]
         body = self._function or self._compile()
-        plan = self._prelude(inputs) if self._prelude is not None else ()
+        plan: Sequence[torch.Tensor] = self._prelude(inputs) if self._prelude is not None else ()
         if plan:
             plan = rounded(plan, inputs[0].numel())
         if plan and (plan[0].numel() != plan[2].numel() or not plan[0].numel()):  # the number of keys varies, too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def _check(artifact: Any) -> None:
         )
 
 
-def _same_names(what: str, have: list[str], want: list[str], fewer: bool = False) -> None:
+def _same_names(what: str, have: Sequence[str], want: Sequence[str], fewer: bool = False) -> None:
     lost = [] if fewer else [name for name in want if name not in have]
     extra = [name for name in have if name not in want]
     if lost or extra:

@@ -56,9 +56,9 @@ class _Converter:
                     value.type = ir.TensorType(self.half)
         for node in self.nodes:
             wanted = FLOAT if node in self.wide else self.half
-            for i, value in enumerate(node.inputs):
-                if value is not None and value.dtype in (FLOAT, self.half):
-                    node.replace_input_with(i, self._as(value, wanted, node))
+            for i, source in enumerate(node.inputs):
+                if source is not None and source.dtype in (FLOAT, self.half):
+                    node.replace_input_with(i, self._as(source, wanted, node))
             for output in node.outputs:
                 if output.dtype == FLOAT and node not in self.wide and not self.emulate:
                     output.type = ir.TensorType(self.half)

@@ -102,9 +102,9 @@ class _Merger:
             node.name = f"{label}.{node.name}"
             for value in node.outputs:
                 value.name = f"{label}.{value.name}" if value.name else None
-            for i, value in enumerate(node.inputs):
-                if value in outer:
-                    node.replace_input_with(i, outer[value])
+            for i, source in enumerate(node.inputs):
+                if source in outer:
+                    node.replace_input_with(i, outer[source])
         empty = {name: _empty(outputs[name], f"{label}.{name}") for name in same}
         nodes = [node for node in nodes if not any(node.outputs[0] is outputs[name] for name in same)]
         nodes += [node for node, _ in empty.values()]
@@ -140,8 +140,9 @@ def _unchanged(model: ir.Model) -> dict[str, str]:
     found = {}
     for value in model.graph.outputs:
         node = value.producer()
-        if node is not None and node.op_type == "Identity" and node.inputs[0] in model.graph.inputs:
-            found[str(value.name)] = str(node.inputs[0].name)
+        source = node.inputs[0] if node is not None and node.op_type == "Identity" else None
+        if source is not None and source in model.graph.inputs:
+            found[str(value.name)] = str(source.name)
     return found
 
 

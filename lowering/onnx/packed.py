@@ -7,6 +7,7 @@ are put into that order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy
 import onnx_ir as ir
@@ -79,7 +80,7 @@ def _product(
     operands = [_bytes(b, f"{scale.name}.blocks", blocks), scale]
     if points is not None:
         operands.append(_bytes(b, f"{scale.name}.points", pack_codes(points, width)))
-    sizes = {"K": inputs, "N": outputs, "bits": width, "block_size": group_size, "accuracy_level": 1}
+    sizes: dict[str, Any] = {"K": inputs, "N": outputs, "bits": width, "block_size": group_size, "accuracy_level": 1}
     return b.op("com.microsoft::MatMulNBits", input, *operands, **sizes)
 
 

@@ -41,15 +41,15 @@ def attention(
         return op.scaled_dot_product_attention(*inputs, None, None, is_causal)
     if allowed is None:
         allowed = b.const([[0.0]], dtype)
-    return op.scaled_dot_product_attention(*inputs, allowed, b.const(factor, dtype), is_causal)
+    result = op.scaled_dot_product_attention(*inputs, allowed, b.const(factor, dtype), is_causal)
+    if mask is None or mask.dtype is not torch.bool:
+        return result
+    some = op.reduce_logical_or(mask.out, b.const([-1]), True)  # torch gives zeros to a query without any key
+    return op.select(some, result, b.const(0.0, dtype))
 
 
 def _added(b: Builder, mask: Value, dtype: torch.dtype) -> Any:
-    """A mask as a number added to the scores.
-
-    A row without any key gives zeros in torch and the mean of all values with the smallest finite number: what a
-    model computes there means nothing, and is not compared.
-    """
+    """A mask as a number added to the scores."""
     if mask.dtype is not torch.bool:
         return b.cast(mask, dtype)
     return op.select(mask.out, b.const(0.0, dtype), b.const(torch.finfo(dtype).min, dtype)).output(0)

@@ -26,7 +26,7 @@ def cache_pairs(program: Program) -> dict[str, str]:
     """Output -> input of each part of a cache that grows: the output is the input followed by something new."""
     interface = Interface.of(program)
     inputs = {program.placeholders[port.leaf]: port for port in interface.inputs}
-    pairs = {}
+    pairs: dict[str, str] = {}
     for port in interface.outputs:
         source = _grown(program.results[port.leaf])
         if source in inputs and inputs[source].name not in pairs.values():

@@ -194,7 +194,7 @@ def _tuple(node: Node, known: Known) -> Rows | None:
 def _joined(node: Node, known: Known) -> Rows | None:
     """`cat` and `stack`: every part has the same rows, and they are joined along another axis."""
     parts, axis = node.args[0], bound(node)["dim"]
-    found = {known.get(part) for part in parts}  # type: ignore[union-attr]
+    found = {known.get(part) for part in parts}  # type: ignore[union-attr, arg-type]
     rows = found.pop() if len(found) == 1 else None
     if rows is None:
         return None

@@ -83,7 +83,7 @@ def packed_weights(program: Program) -> dict[str, PackedWeight]:
             arguments = bound(node)
             parts = [_value(program, arguments[name]) for name in ("weight", "scales", "zeros", "group_index")]
             inputs = int((shape_of(arguments["input"]) or (0,))[-1])
-            packed = PackedWeight(*parts, arguments["bits"], arguments["group_size"], inputs)  # type: ignore[arg-type]
+            packed = PackedWeight(*parts, arguments["bits"], arguments["group_size"], inputs)  # type: ignore[arg-type, call-arg]
             stored = str(arguments["weight"].target).rpartition(".")[0]
             path = module_path(node)
             found[stored if not path or path in found else path] = packed

@@ -62,7 +62,7 @@ class ArtifactModel:
 class GenerativeModel(ArtifactModel):
     """Mixin of a model that generates with a decoder alone."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
