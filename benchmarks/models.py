@@ -28,6 +28,25 @@ def bert(layers: int = 12, hidden: int = 768, attention: str = "eager", vocabula
     return BertModel(config, add_pooling_layer=False).eval()
 
 
+def llama(layers: int = 32, hidden: int = 4096) -> torch.nn.Module:
+    """A Llama decoder with a language-model head, of the sizes of its 7B model by default.
+
+    Args:
+        layers: Number of layers.
+        hidden: Width, a multiple of 128.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=hidden // 128,
+        intermediate_size=11008 * hidden // 4096,
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
 def tokens(batch: int, length: int) -> dict[str, torch.Tensor]:
     """A right-padded batch: each sequence one eighth shorter than the one before."""
     mask = torch.ones(batch, length, dtype=torch.int64)

@@ -16,18 +16,17 @@ NAMES = ("import_time", "pipeline_time", "growth", "memory", "eager_speed")
 THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
-def run(name: str) -> Measurement:
-    """Run one benchmark module and read the line it prints."""
+def run(name: str) -> list[Measurement]:
+    """Run one benchmark module and read the lines it prints."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     done = subprocess.run(command, env=os.environ | THREADS, stdout=subprocess.PIPE, text=True, check=True)
-    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+    return [Measurement(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def main(names: tuple[str, ...]) -> int:
     """Print one line for each benchmark; returns the exit status."""
     kept = True
-    for name in names:
-        found = run(name)
+    for found in (found for name in names for found in run(name)):
         kept &= found.ok
         mark = "ok  " if found.ok else "OVER"
         print(f"{mark} {found.value:6.3f} (limit {found.limit})  {found.name}  [{found.detail}]", flush=True)

@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from graphwright.ir.errors import PassError
-from graphwright.ir.infer import fake_of, infer, type_difference
+from graphwright.ir.infer import fake_of, type_difference
 from graphwright.ir.node import op_name, value_of, where
 from graphwright.ir.overload import Namespace
 from graphwright.ir.provenance import provenance, shared_stack
@@ -78,7 +78,7 @@ class Edit:
         """
         plain_args, plain_kwargs = plain(args), plain(kwargs)
         try:
-            value = infer(self.rewriter.fake_mode, target, plain_args, plain_kwargs)
+            value = self.rewriter.types.infer(target, plain_args, plain_kwargs)
         except Exception as error:
             raise PassError(
                 f"rule {self.rule}: {target} does not accept these arguments",
@@ -99,7 +99,7 @@ class Edit:
     def copy(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
         """Create a copy of `node` with other arguments, keeping its own provenance."""
         plain_args, plain_kwargs = plain(args), plain(kwargs)
-        value = infer(self.rewriter.fake_mode, node.target, plain_args, plain_kwargs)
+        value = self.rewriter.types.infer(node.target, plain_args, plain_kwargs)
         new = self._create("call_function", node.target, plain_args, plain_kwargs, value)
         new.meta = {**node.meta, "val": value}
         return new

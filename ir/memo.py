@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_arg
 
 from graphwright.ir.infer import infer
-from graphwright.ir.node import OpOverload
+from graphwright.ir.node import OpOverload, value_of
 
 _FRESH = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 
@@ -25,28 +26,29 @@ class TypeMemo:
         self._known: dict[Hashable, Any] = {}
 
     def infer(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The fake result of `target(*args, **kwargs)`.
+        """The fake result of `target(*args, **kwargs)`; nodes among the arguments stand for their values.
 
         Raises:
             Exception: Whatever the op raises for wrong arguments.
         """
+        args, kwargs = map_arg(args, value_of), map_arg(kwargs, value_of)  # type: ignore[assignment]
         if not isinstance(target, OpOverload) or target._schema.is_mutable or set(_FRESH) & set(target.tags):
             return infer(self.mode, target, args, kwargs)
-        key = (target, _kind(args), _kind(kwargs))
+        key = (target, kind(args), kind(kwargs))
         if key not in self._known:
             self._known[key] = infer(self.mode, target, args, kwargs)
         return self._known[key]
 
 
-def _kind(value: Any) -> Hashable:
-    """All that the type of a result may depend on."""
+def kind(value: Any) -> Hashable:
+    """All that the type of a result, and whether it is a view, may depend on; hashable."""
     if isinstance(value, torch.Tensor):
-        sizes = tuple(_kind(size) for size in (*value.shape, *value.stride(), value.storage_offset()))
+        sizes = tuple(kind(size) for size in (*value.shape, *value.stride(), value.storage_offset()))
         return torch.Tensor, value.dtype, value.device, value.dim(), sizes
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return type(value), value.node.expr
     if isinstance(value, (list, tuple)):
-        return type(value), tuple(_kind(item) for item in value)
+        return type(value), tuple(kind(item) for item in value)
     if isinstance(value, dict):
-        return dict, tuple((key, _kind(item)) for key, item in value.items())
+        return dict, tuple((key, kind(item)) for key, item in value.items())
     return type(value), repr(value)

@@ -15,6 +15,7 @@ from torch.fx import Node
 from graphwright.ir.edit import Edit
 from graphwright.ir.errors import GraphwrightError, PassError
 from graphwright.ir.infer import fake_mode_of
+from graphwright.ir.memo import TypeMemo
 from graphwright.ir.node import module_path, source_line, where
 from graphwright.ir.program import Program
 from graphwright.ir.record import NodeRecord, Rewrite, node_record
@@ -39,6 +40,7 @@ class Rewriter:
         self.program = program
         self.pass_name = pass_name
         self.fake_mode = fake_mode_of(program.graph)
+        self.types = TypeMemo(self.fake_mode)
         self.names = program.dim_names()
         self.symbols = symbol_sources(program.graph)
         self.notes: dict[str, Any] = {}

@@ -6,17 +6,19 @@ The result of an in-place op is a view, too: it is the tensor that was written t
 
 from __future__ import annotations
 
-import contextlib
 import operator
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from graphwright.ir.infer import inference_scope
+from graphwright.ir.memo import kind
 from graphwright.ir.node import OpOverload, bound, is_call, value_of
 
 aten = torch.ops.aten
@@ -25,6 +27,8 @@ aten = torch.ops.aten
 _MAYBE_VIEWS = (
     aten.reshape, aten.reshape_as, aten.flatten, aten.ravel, aten.contiguous, aten.to, aten.type_as,
 )  # fmt: skip
+# By fake mode, whose symbols they are about: repeated layers ask for the same types.
+_KNOWN: WeakKeyDictionary[FakeTensorMode, dict[Hashable, bool]] = WeakKeyDictionary()
 _DROPOUTS = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout)
 
 
@@ -56,10 +60,18 @@ def _aliases_first(op: OpOverload) -> bool:
 def _shares_memory(node: Node) -> bool:
     """Whether the result of a call lies in the memory of its first argument, tried on fake tensors."""
     source: Any = value_of(node.args[0])  # type: ignore[arg-type]
-    target: Any = node.target
-    with inference_scope(source.fake_mode) if isinstance(source, FakeTensor) else contextlib.nullcontext():
-        result = target(*map_arg(node.args, value_of), **map_arg(node.kwargs, value_of))
-        return result.untyped_storage()._cdata == source.untyped_storage()._cdata
+    args, kwargs = map_arg(node.args, value_of), map_arg(node.kwargs, value_of)
+    if not isinstance(source, FakeTensor):
+        return _runs_to_view(node.target, source, args, kwargs)
+    known, key = _KNOWN.setdefault(source.fake_mode, {}), (node.target, kind(args), kind(kwargs))
+    if key not in known:
+        with inference_scope(source.fake_mode):
+            known[key] = _runs_to_view(node.target, source, args, kwargs)
+    return known[key]
+
+
+def _runs_to_view(target: Any, source: Any, args: Any, kwargs: Any) -> bool:
+    return target(*args, **kwargs).untyped_storage()._cdata == source.untyped_storage()._cdata
 
 
 def view_source(node: Node) -> Node:
