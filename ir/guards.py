@@ -36,7 +36,8 @@ def guards_of(graph: Graph) -> tuple[Guard, ...]:
     """Conditions that the model's own branches and slices left while traced.
 
     Those of torch's internals (is a tensor contiguous, is a size 1) choose between equal ways to compute a value, and
-    bounds of a single symbol are in its range: neither is kept.
+    bounds of a single symbol are in its range: neither is kept. But a size that torch fixes at one value, such as the
+    steps of `linspace`, is a number in the graph.
     """
     env, symbols = _environment(graph)
     found: dict[str, Guard] = {}
@@ -45,7 +46,11 @@ def guards_of(graph: Graph) -> tuple[Guard, ...]:
         location = guard.sloc.framework_loc
         if condition not in (True, False) and condition.free_symbols <= symbols:
             text = str(condition.reversedsign if condition.is_Relational and condition.rhs.is_negative else condition)
-            if not _is_bound(condition) and _is_branch(location) and _is_readable(text, symbols):
+            if (
+                not _is_bound(condition)
+                and (_is_branch(location) or _is_fixed(condition))
+                and _is_readable(text, symbols)
+            ):
                 found.setdefault(text, Guard(text, _source(location)))
     return tuple(found.values())
 
@@ -66,6 +71,12 @@ def _environment(graph: Graph) -> tuple[Any, set[Any]]:
 def _is_bound(condition: Any) -> bool:
     sides = sorted(condition.args, key=lambda side: bool(side.is_Symbol)) if len(condition.args) == 2 else []
     return condition.is_Relational and len(sides) == 2 and sides[1].is_Symbol and sides[0].is_Integer
+
+
+def _is_fixed(condition: Any) -> bool:
+    """Whether a condition leaves a computed size one value."""
+    sides = condition.args if getattr(condition, "rel_op", "") == "==" else ()
+    return any(side.is_Integer and side > 1 for side in sides)
 
 
 def _is_branch(location: Any) -> bool:

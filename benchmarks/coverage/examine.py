@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,8 @@ from graphwright.passes.result import Result
 
 _FACTORS = (5.0, 0.5, 0.5)  # each times the one before: 5, 2.5, 1.25
 
+MakeInputs = Callable[[Any], dict[str, Any]]
+
 
 class Stopped(Exception):
     """The examination cannot go on; carries the status of the row."""
@@ -34,25 +36,30 @@ class Stopped(Exception):
         self.status, self.reason = status, reason
 
 
-def examine(architecture: Architecture) -> Row:
-    """The row of one architecture."""
-    row = Row(architecture.model_type, architecture.class_name, architecture.head)
+def examine(architecture: Architecture, make_inputs: MakeInputs | None = None) -> Row:
+    """The row of one architecture.
+
+    Args:
+        architecture: What to examine.
+        make_inputs: Gives the keyword arguments of a call for a model, where they cannot be made up from its config.
+    """
+    row = Row(architecture.model_type, architecture.class_name, architecture.head, versions=_versions())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _examine(architecture, row)
+            _examine(architecture, row, make_inputs)
     except Stopped as stop:
         row.status, row.reason = stop.status, stop.reason
     return row
 
 
-def _examine(architecture: Architecture, row: Row) -> None:
+def _examine(architecture: Architecture, row: Row, make_inputs: MakeInputs | None) -> None:
     with _stage(row, "build", rows.NOT_BUILT):
-        model, inputs = _runnable(architecture, row)
+        model, inputs = _runnable(architecture, row, make_inputs or _made_up)
         model = _double_where_possible(model, inputs)
         row.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     with _stage(row, "capture", rows.NOT_CAPTURED):
-        program = capture(model)
+        program = capture(model, make_inputs and make_inputs(model))
         row.dims = [dim.name for dim in program.dims]
     with _stage(row, "passes", rows.PASS_FAILED):
         result = Pipeline("default").run(program)
@@ -75,14 +82,24 @@ def _stage(row: Row, name: str, failure: str) -> Iterator[None]:
         row.seconds[name] = round(time.perf_counter() - start, 2)
 
 
-def _runnable(architecture: Architecture, row: Row) -> tuple[Any, dict[str, Any]]:
+def _versions() -> str:
+    import transformers
+
+    return f"torch {torch.__version__.partition('+')[0]} and transformers {transformers.__version__}"
+
+
+def _made_up(model: Any) -> dict[str, Any]:
+    return example_inputs(model, task_of(model)).values
+
+
+def _runnable(architecture: Architecture, row: Row, make_inputs: MakeInputs) -> tuple[Any, dict[str, Any]]:
     """The smallest model that runs on made-up inputs, weights scaled, and the inputs."""
     stop = Stopped(rows.NOT_BUILT, "")
     try:
         for tiny in candidates(architecture):
             row.level = tiny.level
             try:
-                inputs = example_inputs(tiny.model, task_of(tiny.model)).values
+                inputs = make_inputs(tiny.model)
             except Exception as error:
                 stop = stop if stop.reason else Stopped(rows.NO_INPUTS, one_line(error))
                 continue

@@ -36,14 +36,17 @@ _VITS = {
     "duration_predictor_filter_channels": 32,
     "depth_separable_num_layers": 1,
 }
+_EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}  # a quarter of 1280
 _ROPE = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
 _INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
 _INDEXER |= {"indexer_budget": 8, "indexer_compress_ratio": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "align": {"projection_dim": 80, "vision_config": _EFFICIENT},
     "autoformer": _SERIES,
     "bamba": _MAMBA,
     "BeitForSemanticSegmentation": {"out_indices": [1, 2, 3, 4], "num_hidden_layers": 5},
+    "blip-2": {"image_token_index": 4},
     "chameleon": {"vocabulary_map": {"<image>": 4}},
     "cohere_compass": {"text_config": {"rope_parameters": _ROPE}},
     "cohere_compass_text": {"rope_parameters": _ROPE},
@@ -54,6 +57,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deformable_detr": _BACKBONE,
     "detr": _BACKBONE,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "efficientnet": _EFFICIENT,
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},

@@ -30,6 +30,8 @@ What the columns say:
   below it, and a wrong mask, scale or head is far above.
 """
 
+_KEPT = ". A row of an earlier run stays until its architecture is examined afresh."
+
 
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Write the table of `rows`."""
@@ -39,16 +41,15 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
     scratch.replace(path)
 
 
-def _versions() -> str:
-    import torch
-    import transformers
-
-    return f"torch {torch.__version__.partition('+')[0]} and transformers {transformers.__version__}"
+def _versions(rows: Iterable[Row]) -> str:
+    """How many rows were made with which versions."""
+    counts = Counter(row.versions or "versions that were not recorded" for row in rows)
+    return "Rows made with " + "; with ".join(f"{name}: {count}" for name, count in counts.most_common()) + _KEPT
 
 
 def _report(rows: Sequence[Row]) -> Iterator[str]:
     yield _INTRODUCTION
-    yield f"The last rows were made with {_versions()}."
+    yield _versions(rows)
     yield ""
     yield from _totals(rows)
     wrong = [row for row in rows if row.wrong]

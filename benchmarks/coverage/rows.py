@@ -48,6 +48,7 @@ class Row:
         wrong: Cases whose difference is above the tolerance: `case: difference (captured or optimised)`.
         nodes: Nodes before and after the pipeline.
         seconds: Seconds spent, by stage.
+        versions: The torch and transformers it was made with.
     """
 
     model_type: str
@@ -70,6 +71,7 @@ class Row:
     wrong: dict[str, str] = field(default_factory=dict)
     nodes: tuple[int, int] = (0, 0)
     seconds: dict[str, float] = field(default_factory=dict)
+    versions: str = ""
 
     @property
     def key(self) -> str:

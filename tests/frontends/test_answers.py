@@ -163,3 +163,20 @@ def test_a_model_that_looks_for_global_attention():
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-12)
     with pytest.raises(InputError, match=r"modeling_led\.py"):
         made.run(**given, global_attention_mask=torch.ones_like(ids))
+
+
+class Steps(torch.nn.Module):
+    """As many steps as there are blocks of four: torch takes their number for a part of the model."""
+
+    def forward(self, x):
+        steps = (x.shape[1] - 1) // 4 + 1
+        return torch.linspace(0.5, steps - 0.5, steps) + x.mean()
+
+
+def test_a_computed_size_that_is_fixed_refuses_others():
+    program = capture(Steps(), (torch.randn(2, 30),))
+    for length in (29, 32):
+        x = torch.randn(3, length)
+        torch.testing.assert_close(program.run(x), Steps()(x))
+    with pytest.raises(InputError):
+        program.run(torch.randn(2, 33))
