@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class OpenVINOArtifact(Artifact):
         self.properties = {name: value for name, value in properties.items() if value is not None}
         self._request = None
         return self
+
+    def as_deployed(self) -> OpenVINOArtifact:
+        """The same model with the device's own choice of precision."""
+        other = copy.copy(self)
+        return other.configure(self.device)
 
     @property
     def request(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class Export:
         support: Part -> what the target said to it.
         comparisons: Part -> comparison with the unmodified model, for lower precision an accuracy report; empty if
             none was asked for.
+        deployed: Part -> largest difference at the precision that the device chooses by itself, where it is another one.
     """
 
     bundle: Bundle
     support: dict[str, SupportReport]
     comparisons: dict[str, Comparison | Accuracy]
+    deployed: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -63,6 +65,7 @@ class Export:
         lines += [
             f"{comparison}" if alone else f"{name}\n{comparison}" for name, comparison in self.comparisons.items()
         ]
+        lines += [f"{name}: largest difference as deployed {found:.2e}" for name, found in self.deployed.items()]
         return "\n".join(lines)
 
 
@@ -121,13 +124,25 @@ def export(
             comparisons[name] = _accuracy(references[name], artifact, exact, goal.precision, raise_on_mismatch)
         else:
             comparisons[name] = compare(references[name], artifact, raise_on_mismatch=raise_on_mismatch)
+    deployed = _deployed(references, bundle) if verify else {}
+    bundle.details |= {"difference as deployed": deployed} if deployed else {}
     reports_of_accuracy = {n: c.facts() for n, c in comparisons.items() if isinstance(c, Accuracy)}
     bundle.details |= {"accuracy": reports_of_accuracy} if reports_of_accuracy else {}
-    done = Export(bundle, reports, comparisons)
+    done = Export(bundle, reports, comparisons, deployed)
     if done.ok:
         progress("writing")
         bundle.save(folder, lambda place: _save_config(model, place))
     return done
+
+
+def _deployed(references: dict[str, Any], bundle: Bundle) -> dict[str, float]:
+    """Part -> largest difference of artifacts that compute less exactly than they were compared."""
+    found = {name: part.as_deployed() for name, part in bundle.parts.items()}
+    return {
+        name: compare(references[name], part, raise_on_mismatch=False).largest_difference
+        for name, part in found.items()
+        if part is not None
+    }
 
 
 def _accuracy(reference: Any, artifact: Any, exact: Interface, precision: str, fatal: bool) -> Accuracy:

@@ -197,3 +197,11 @@ def test_packed_linears_keep_their_bits() -> None:
             if node.get_type_name() == "Constant"
         }
         assert ("u8" if bits == 8 else "u4") in kinds
+
+
+def test_an_export_says_how_exact_it_is_as_deployed(tmp_path: Path) -> None:
+    """Beside the check in float32: the difference at the precision that the plugin chooses by itself."""
+    done = gw.export(build("bert"), tmp_path / "out", "openvino")
+    assert done.ok and set(done.deployed) == {"model"}
+    assert "as deployed" in str(done)
+    assert (tmp_path / "out" / "config.json").exists()
