@@ -23,6 +23,7 @@ from graphwright.lowering.registry import target as find_target
 from graphwright.lowering.support import SupportReport
 from graphwright.lowering.target import Target
 from graphwright.passes.pipeline import Pipeline
+from graphwright.runtime.artifacts.tokenizers import save_tokenizer
 
 logger = logging.getLogger("graphwright")
 Progress = Callable[[str], None]
@@ -131,7 +132,7 @@ def export(
     done = Export(bundle, reports, comparisons, deployed)
     if done.ok:
         progress("writing")
-        bundle.save(folder, lambda place: _save_config(model, place))
+        bundle.save(folder, lambda place: _save_config(model, place, goal.name))
     return done
 
 
@@ -218,8 +219,8 @@ def _task(model: Any, task: str | None) -> str:
 
 
 @torch.no_grad()
-def _save_config(model: Any, folder: Path) -> None:
-    """`config.json` and `generation_config.json`, which loaders find the model's class and settings in."""
+def _save_config(model: Any, folder: Path, target: str) -> None:
+    """`config.json` and `generation_config.json`, which loaders find the class and settings in, and the tokenizer."""
     if not is_pretrained(model):
         return
     config = type(model.config).from_dict(model.config.to_dict())
@@ -227,3 +228,4 @@ def _save_config(model: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
+    save_tokenizer(model, folder, target)
