@@ -45,7 +45,7 @@ def attention(
     if mask is None or mask.dtype is not torch.bool:
         return result
     some = op.reduce_logical_or(mask.out, b.const([-1]), True)  # torch gives zeros to a query without any key
-    return op.select(some, result, b.const(0.0, dtype))
+    return op.multiply(result, b.cast(some.output(0), dtype))
 
 
 def _added(b: Builder, mask: Value, dtype: torch.dtype) -> Any:

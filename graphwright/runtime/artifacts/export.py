@@ -47,7 +47,7 @@ class Export:
         support: Part -> what the target said to it.
         comparisons: Part -> comparison with the unmodified model, for lower precision an accuracy report; empty if
             none was asked for.
-        deployed: Part -> largest difference at the precision that the device chooses by itself, where it is another one.
+        deployed: Part -> largest difference at the precision that the device chooses by itself, where that is another.
     """
 
     bundle: Bundle
