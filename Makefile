@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-all lint types bench clean
+.PHONY: help install demo test test-slow test-all lint types bench clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -33,6 +33,9 @@ demo: $(STAMP) ## Capture, rewrite, verify and run a real model
 
 test: $(STAMP) ## Run the tests, except those marked slow
 	@$(RUN) -m pytest -n $(WORKERS)
+
+test-slow: $(STAMP) ## Run a bounded selection of the slow tests: every model type of BetterTransformer
+	@$(RUN) -m pytest -n $(WORKERS) -m slow tests/test_better_transformer.py
 
 test-all: $(STAMP) ## Run all the tests
 	@$(RUN) -m pytest -n $(WORKERS) -m ""

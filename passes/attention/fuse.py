@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
 from graphwright.ir.edit import Edit
+from graphwright.ir.errors import PassError
 from graphwright.ir.infer import same_shape, same_size
 from graphwright.ir.node import is_call, shape_of, value_of, where
 from graphwright.ir.program import Program
@@ -78,6 +79,9 @@ class FuseAttention(Pass):
             return _miss(attention.softmax, reason)
         except SizeError as error:
             return _miss(attention.softmax, NotAttention(error.what, attention.output, "mask"))
+        except PassError as error:  # such as values whose width may differ from that of the queries
+            what = f"ATen's operator would give another type: {error.why}"
+            return _miss(attention.softmax, NotAttention(what, attention.output, "values"))
         return None
 
     def _emit(self, found: Attention, state: State, edit: Edit) -> Node:

@@ -65,6 +65,10 @@ def follow(softmax: Node, state: Mapping[str, Any]) -> Weighted:
     zeroed: list[Any] = []
     dropout, current, cut = 0.0, softmax, None
     while True:
+        guard = _nan_guard(current)
+        if guard is not None:
+            between += guard
+            current = guard[-1]
         user = only_user(current, "values")
         if is_call(user, *PRODUCTS) and user.args[0] is current:
             return Weighted(user, _node(user.args[1]), dropout, between, cut, zeroed)
@@ -79,6 +83,27 @@ def follow(softmax: Node, state: Mapping[str, Any]) -> Weighted:
             dropout = dropout or drops
         between.append(user)
         current = user
+
+
+def _nan_guard(current: Node) -> list[Node] | None:
+    """The nodes of `where(isnan(p), 0, p)`: zeros for a query without any key, as ATen's operator gives them."""
+    chosen = [user for user in current.users if is_call(user, aten.where) and user.args[2] is current]
+    asked = [user for user in current.users if is_call(user, aten.isnan)]
+    if len(current.users) != 2 or len(chosen) != 1 or len(asked) != 1 or len(asked[0].users) != 1:
+        return None
+    condition, replacement, _ = chosen[0].args
+    zero = as_number(replacement, {}) if not isinstance(replacement, Node) else _zeros(replacement)
+    return [asked[0], chosen[0]] if condition is asked[0] and zero == 0 else None
+
+
+def _zeros(node: Node) -> float | None:
+    """The number that a node made by `full` or `zeros` holds throughout."""
+    if is_call(node, aten.zeros):
+        return 0.0
+    if is_call(node, aten.full, aten.scalar_tensor):
+        value = bound(node).get("fill_value", bound(node).get("s"))
+        return float(value) if isinstance(value, (int, float)) else None
+    return None
 
 
 def _node(value: Any) -> Node:
@@ -102,6 +127,8 @@ def _step(user: Node, current: Node) -> float:
         return float(arguments["p"]) if arguments["train"] else 0.0
     if is_call(user, aten.to.dtype) and value_of(user).dtype.is_floating_point:
         return 0.0
+    if is_call(user, aten.nan_to_num) and bound(user)["nan"] in (None, 0):
+        return 0.0  # a query without any key gives zeros, as ATen's operator gives them
     if is_call(user, aten.reshape) and keeps_last_dims(user, current):
         return 0.0
     if user.op == "output":
