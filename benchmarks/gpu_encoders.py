@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import graphwright as gw
-from benchmarks.models import bert
+from benchmarks.models import bert, torch_encoder
 from graphwright.lowering.eager.target import EagerTarget
 
 CASES = ((64, 128, 0.0), (64, 128, 0.41), (64, 512, 0.43), (1, 128, 0.0))
@@ -39,21 +39,7 @@ def batch(rows: int, length: int, padding: float) -> tuple[dict[str, torch.Tenso
 
 def fastpath(model: Any) -> Callable[..., Any]:
     """BERT on `torch.nn.TransformerEncoder`, whose inference fast path uses nested tensors for padding."""
-    config = model.config
-    layer = torch.nn.TransformerEncoderLayer(
-        config.hidden_size, config.num_attention_heads, config.intermediate_size, 0.0, "gelu", 1e-12, batch_first=True
-    )
-    encoder = torch.nn.TransformerEncoder(layer, config.num_hidden_layers, enable_nested_tensor=True)
-    for new, old in zip(encoder.layers, model.encoder.layer, strict=True):
-        own, pair = old.attention.self, old.attention.output
-        new.self_attn.in_proj_weight.data = torch.cat([own.query.weight, own.key.weight, own.value.weight]).data
-        new.self_attn.in_proj_bias.data = torch.cat([own.query.bias, own.key.bias, own.value.bias]).data
-        for mine, theirs in (
-            (new.self_attn.out_proj, pair.dense), (new.norm1, pair.LayerNorm), (new.linear1, old.intermediate.dense),
-            (new.linear2, old.output.dense), (new.norm2, old.output.LayerNorm),
-        ):  # fmt: skip
-            mine.load_state_dict(theirs.state_dict())
-    encoder = encoder.cuda().half().eval()
+    encoder = torch_encoder(model).cuda().half()
 
     def run(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         mask = None if attention_mask is None else attention_mask == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -15,6 +16,13 @@ _OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+
+
+def expression(size: int | torch.SymInt) -> Any:
+    """The sympy expression of a size."""
+    import sympy
+
+    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(int(size))
 
 
 def dim_text(size: int | torch.SymInt, names: Mapping[str, str]) -> int | str:

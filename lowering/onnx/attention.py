@@ -7,28 +7,16 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch.fx import Node
 
-from graphwright.ir.node import bound, shape_of
+from graphwright.lowering.checks import plain_attention
 from graphwright.lowering.onnx.shapes import expanded
 from graphwright.lowering.onnx.sizes import expression
 from graphwright.lowering.onnx.table import Emission, register
-from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
 
 
-def _expressible(node: Node) -> Support:
-    arguments = bound(node)
-    if arguments["dropout_p"]:
-        return Support.no("attention with dropout", remedy="capture the model after model.eval()")
-    rank = len(shape_of(arguments["query"]) or ())
-    if rank not in (3, 4):
-        return Support.no(f"attention of rank {rank}", remedy="reshape query, key and value to rank 4")
-    return Support.yes()
-
-
-@register(aten.scaled_dot_product_attention.default, validate=_expressible)
+@register(aten.scaled_dot_product_attention.default, validate=plain_attention)
 def attention(
     b: Emission,
     query: ir.Value,

@@ -6,13 +6,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch.fx import Node
 
-from graphwright.ir.node import argument, value_of
+from graphwright.lowering.checks import integer_indices
 from graphwright.lowering.onnx.shapes import expanded, transposed
 from graphwright.lowering.onnx.sizes import Size
 from graphwright.lowering.onnx.table import Emission, register
-from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
 
@@ -33,14 +31,6 @@ def index_select(b: Emission, self: ir.Value, dim: int, index: ir.Value) -> ir.V
 def gather(b: Emission, self: ir.Value, dim: int, index: ir.Value, sparse_grad: bool) -> ir.Value:
     """One entry per element of `index`."""
     return b.op("GatherElements", self, b.cast(index, torch.int64), axis=dim)
-
-
-def integer_indices(node: Node) -> Support:
-    """Whether all index tensors are integers; a boolean one selects a number of entries that depends on the data."""
-    for index in argument(node, "indices"):
-        if isinstance(index, Node) and value_of(index).dtype == torch.bool:
-            return Support.no("indexing by a boolean mask", remedy="multiply by the mask, or use torch.where")
-    return Support.yes()
 
 
 @register(aten.index.Tensor, validate=integer_indices)

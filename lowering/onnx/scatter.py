@@ -7,7 +7,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from graphwright.lowering.onnx.indexing import broadcast_shape, integer_indices, result_order, stacked_indices
+from graphwright.lowering.checks import integer_indices
+from graphwright.lowering.onnx.indexing import broadcast_shape, result_order, stacked_indices
 from graphwright.lowering.onnx.shapes import expanded, transposed
 from graphwright.lowering.onnx.sizes import Size, expression
 from graphwright.lowering.onnx.slicing import part

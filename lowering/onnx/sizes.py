@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch.utils._sympy import functions
 
+from graphwright.lowering.dims import expression
 from graphwright.lowering.onnx.builder import Builder
 
 Size = int | torch.SymInt
@@ -26,11 +27,6 @@ _BINARY: dict[type, str] = {
     functions.Mod: "Mod",
     functions.PythonMod: "Mod",
 }
-
-
-def expression(size: Size) -> sympy.Expr:
-    """The sympy expression of a size."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(int(size))
 
 
 def why_not(size: Any) -> str:

@@ -6,27 +6,15 @@ import math
 from typing import Any
 
 import torch
-from torch.fx import Node
 
-from graphwright.ir.node import bound, shape_of
+from graphwright.lowering.checks import plain_attention
 from graphwright.lowering.openvino.builder import Builder, Size, Value, op, same
 from graphwright.lowering.openvino.table import register
-from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
 
 
-def _expressible(node: Node) -> Support:
-    arguments = bound(node)
-    if arguments["dropout_p"]:
-        return Support.no("attention with dropout", remedy="capture the model after model.eval()")
-    rank = len(shape_of(arguments["query"]) or ())
-    if rank not in (3, 4):
-        return Support.no(f"attention of rank {rank}", remedy="reshape query, key and value to rank 4")
-    return Support.yes()
-
-
-@register(aten.scaled_dot_product_attention.default, validate=_expressible)
+@register(aten.scaled_dot_product_attention.default, validate=plain_attention)
 def attention(
     b: Builder, query: Value, key: Value, value: Value, attn_mask: Value | None, dropout_p: float, is_causal: bool,
     scale: float | None, enable_gqa: bool,

@@ -16,6 +16,7 @@ from torch.fx import Node
 from torch.utils._sympy import functions
 
 from graphwright.ir.node import module_path
+from graphwright.lowering.dims import expression
 
 TYPES: dict[torch.dtype, Type] = {
     torch.float32: Type.f32, torch.float64: Type.f64, torch.float16: Type.f16, torch.bfloat16: Type.bf16,
@@ -59,11 +60,6 @@ class Value:
     def shape(self) -> tuple[Size, ...]:
         """Sizes: ints and SymInts."""
         return tuple(self.fake.shape)
-
-
-def expression(size: Size) -> sympy.Expr:
-    """The sympy expression of a size."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(int(size))
 
 
 def same(left: Size, right: Size) -> bool:

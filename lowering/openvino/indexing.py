@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx import Node
 
-from graphwright.ir.node import argument, value_of
+from graphwright.lowering.checks import integer_indices
 from graphwright.lowering.openvino.builder import Builder, Size, Value, op, same
 from graphwright.lowering.openvino.table import register
-from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
 
@@ -31,14 +29,6 @@ def index_select(b: Builder, self: Value, dim: int, index: Value) -> Any:
 def gather(b: Builder, self: Value, dim: int, index: Value, sparse_grad: bool) -> Any:
     """One entry per element of `index`."""
     return op.gather_elements(self.out, b.cast(index, torch.int64), dim % self.rank)
-
-
-def integer_indices(node: Node) -> Support:
-    """Whether all index tensors are integers; a boolean one selects a number of entries that depends on the data."""
-    for index in argument(node, "indices"):
-        if isinstance(index, Node) and value_of(index).dtype == torch.bool:
-            return Support.no("indexing by a boolean mask", remedy="multiply by the mask, or use torch.where")
-    return Support.yes()
 
 
 @register(aten.index.Tensor, validate=integer_indices)

@@ -88,9 +88,8 @@ class _Emitter:
     def _output(self, port: Port) -> Any:
         value = self._value(self.program.results[port.leaf])
         out = self.builder.scalar(value, port.torch_dtype())
-        kind = out.get_node().get_type_name()
-        if kind in ("Parameter", "Constant") or out.get_target_inputs():
-            out = op.convert(out, TYPES[port.torch_dtype()]).output(0) if kind == "Constant" else out
+        if out.get_node().get_type_name() == "Constant":
+            out = op.convert(out, TYPES[port.torch_dtype()]).output(0)
         result = op.result(out, name=port.name)
         result.output(0).get_tensor().set_names({port.name})
         return result

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch.fx import Node
 
 from graphwright.ir.errors import GraphwrightError, MissingDependencyError
-from graphwright.ir.node import value_of
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
+from graphwright.lowering.checks import emittable
 from graphwright.lowering.decompose import decompose
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.interface_json import interface_from_json
@@ -22,7 +21,6 @@ from graphwright.lowering.target import Target
 
 WEIGHTS = ("", "f16", "i8", "u4")
 STATES = ("auto", "no")
-SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,9 @@ class OpenVINOTarget(Target):
     def supports(self, node: Node) -> Support:
         """Whether there is an emitter for a call and it can express the arguments."""
         table = _table()
-        if node.target not in table.emitters and isinstance(value_of(node), (*SYMBOLIC, int, float, bool)):
-            return Support.yes()  # arithmetic on sizes is emitted where a size is used
-        answer = table.find(node)[1]
-        return _sizes(node) if answer.ok else answer
+        from graphwright.lowering.openvino.builder import why_not
+
+        return emittable(table, node, why_not)
 
     def emit(self, program: Program) -> Artifact:
         """Emit every call by its emitter; then take the cache into the model."""
@@ -107,15 +104,3 @@ def _table() -> Any:
         return load_table()
     except ImportError as error:
         raise MissingDependencyError(error.name or "openvino", "openvino", "the OpenVINO target") from error
-
-
-def _sizes(node: Node) -> Support:
-    """Whether the sizes that a call takes can be computed in OpenVINO."""
-    from graphwright.lowering.openvino.builder import why_not
-
-    for argument in node.all_input_nodes:
-        value = value_of(argument)
-        reason = why_not(value) if isinstance(value, (torch.SymInt, torch.SymFloat)) else ""
-        if reason:
-            return Support.no(reason, remedy="give the dimension a fixed size")
-    return Support.yes()
