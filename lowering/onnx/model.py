@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -11,9 +10,8 @@ from onnx_ir.passes import common
 from onnx_ir.tensor_adapters import from_torch_dtype
 from torch.fx import Node
 
-from graphwright.ir.errors import UnsupportedError
-from graphwright.ir.node import bound, where
 from graphwright.ir.program import Program
+from graphwright.lowering.call_emitter import CallEmitter
 from graphwright.lowering.dims import dim_text
 from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.onnx.table import TABLE, Emission
@@ -39,26 +37,24 @@ def emit_model(
     return _Emitter(program, opset, packed, dialect).model()
 
 
-class _Emitter:
+class _Emitter(CallEmitter):
     """State of one emission."""
 
+    label = "ONNX"
+
     def __init__(self, program: Program, opset: int, packed: str, dialect: str) -> None:
-        self.program, self.opset = program, opset
+        self.opset = opset
         self.interface = Interface.of(program)
         self.names = program.dim_names()
         empty = {dim.symbol for dim in program.dims if self.interface.dims[dim.name].min == 0}
-        self.builder = Emission(opset, frozenset(empty), packed, dialect)
+        super().__init__(program, Emission(opset, frozenset(empty), packed, dialect), TABLE)
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
-        self.values: dict[Node, Any] = {}
         self.taken = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
 
     def model(self) -> tuple[ir.Model, dict[str, list[str]]]:
         inputs = [self._input(port) for port in self.interface.inputs]
-        for node in self.program.graph.nodes:
-            if node.op == "call_function" and node not in self.weights:
-                self._call(node)
-        self.builder.node = None
+        self.emit_calls()
         outputs = [self._output(port, set(inputs)) for port in self.interface.outputs]
         graph = ir.Graph(
             inputs,
@@ -85,7 +81,7 @@ class _Emitter:
 
     def _output(self, port: Port, inputs: set[ir.Value]) -> ir.Value:
         result = self.program.results[port.leaf]
-        value = self._value(result)
+        value = self.value(result)
         if isinstance(value, torch.SymInt | int):
             value = self.builder.sizes.scalar(value)
         if value in inputs or value.const_value is not None or value.name in self.taken:
@@ -103,38 +99,14 @@ class _Emitter:
 
     # ---- calls -------------------------------------------------------------------------------
 
-    def _call(self, node: Node) -> None:
-        if node.target not in TABLE.emitters:
-            return  # arithmetic on sizes: emitted where a size is used
-        emitter, answer = TABLE.find(node)
-        if emitter is None:
-            raise UnsupportedError(f"no ONNX form for {node.target}", at=where(node), why=answer.reason)
-        self.builder.node = node
-        arguments = {name: self._value(argument) for name, argument in bound(node).items()}
-        try:
-            result = emitter.emit(self.builder, **arguments)
-        except (KeyError, TypeError, IndexError) as error:
-            raise UnsupportedError(
-                f"the ONNX emitter of {node.target} failed", at=where(node), why=repr(error)
-            ) from error
-        self.values[node] = result
+    def finish(self, node: Node, result: Any) -> Any:
         self._name(node, result)
+        return result
 
-    def _value(self, argument: Any) -> Any:
-        """An argument as emitters take it: nodes become values, sizes or lists of values."""
-        if isinstance(argument, (list, tuple)):
-            return [self._value(item) for item in argument]
-        if isinstance(argument, Mapping):
-            return {name: self._value(item) for name, item in argument.items()}
-        if not isinstance(argument, Node):
-            return argument
-        if argument in self.values and self.values[argument] is not None:
-            return self.values[argument]
-        if argument in self.weights:
-            return self._weight(argument)
-        return argument.meta.get("val")
+    def is_weight(self, node: Node) -> bool:
+        return node in self.weights
 
-    def _weight(self, node: Node) -> Any:
+    def weight(self, node: Node) -> Any:
         fake = node.meta["val"]
         if isinstance(fake, torch.Tensor):
             return self.weights.value(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +9,9 @@ import openvino as ov
 import torch
 from torch.fx import Node
 
-from graphwright.ir.errors import UnsupportedError
-from graphwright.ir.node import bound, where
+from graphwright.ir.node import bound
 from graphwright.ir.program import Program
+from graphwright.lowering.call_emitter import CallEmitter
 from graphwright.lowering.fold import constant_nodes, evaluate
 from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.openvino.builder import TYPES, Builder, Value, constant, op
@@ -44,22 +43,21 @@ def emit_model(program: Program, weights: str = "") -> Emitted:
     return _Emitter(program, weights).emitted()
 
 
-class _Emitter:
+class _Emitter(CallEmitter):
     """State of one emission."""
 
+    label = "OpenVINO"
+
     def __init__(self, program: Program, weights: str) -> None:
-        self.program, self.compression = program, weights
+        super().__init__(program, Builder(), TABLE)
+        self.compression = weights
         self.interface = Interface.of(program)
-        self.builder = Builder()
         self.constant = constant_nodes(program)
-        self.values: dict[Node, Any] = {}
         self._weights: dict[Any, Any] = {}
 
     def emitted(self) -> Emitted:
         parameters = [self._input(port) for port in self.interface.inputs]
-        for node in self.program.graph.nodes:
-            if node.op == "call_function" and not self._is_weight(node):
-                self._call(node)
+        self.emit_calls()
         results = [self._output(port) for port in self.interface.outputs]
         model = ov.Model(results, parameters, self.program.name)
         model.validate_nodes_and_infer_types()
@@ -86,7 +84,7 @@ class _Emitter:
         return ov.Dimension(info.min, -1 if info.max is None else info.max)
 
     def _output(self, port: Port) -> Any:
-        value = self._value(self.program.results[port.leaf])
+        value = self.value(self.program.results[port.leaf])
         out = self.builder.scalar(value, port.torch_dtype())
         if out.get_node().get_type_name() == "Constant":
             out = op.convert(out, TYPES[port.torch_dtype()]).output(0)
@@ -96,24 +94,11 @@ class _Emitter:
 
     # ---- calls -------------------------------------------------------------------------------
 
-    def _is_weight(self, node: Node) -> bool:
+    def is_weight(self, node: Node) -> bool:
         return node.op == "get_attr" or node in self.constant
 
-    def _call(self, node: Node) -> None:
-        if node.target not in TABLE.emitters:
-            return  # arithmetic on sizes: emitted where a size is used
-        emitter, answer = TABLE.find(node)
-        if emitter is None:
-            raise UnsupportedError(f"no OpenVINO form for {node.target}", at=where(node), why=answer.reason)
-        self.builder.node = node
-        arguments = {name: self._value(argument) for name, argument in bound(node).items()}
-        try:
-            result = emitter.emit(self.builder, **arguments)
-        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
-            raise UnsupportedError(
-                f"the OpenVINO emitter of {node.target} failed", at=where(node), why=repr(error)[:600]
-            ) from error
-        self.values[node] = self._wrapped(result, node.meta.get("val"))
+    def finish(self, node: Node, result: Any) -> Any:
+        return self._wrapped(result, node.meta.get("val"))
 
     def _wrapped(self, result: Any, fake: Any) -> Any:
         if isinstance(result, list):
@@ -127,26 +112,12 @@ class _Emitter:
         self.builder.learn(value)
         return value
 
-    def _value(self, argument: Any) -> Any:
-        """An argument as emitters take it: nodes become values, sizes or lists of values."""
-        if isinstance(argument, (list, tuple)):
-            return [self._value(item) for item in argument]
-        if isinstance(argument, Mapping):
-            return {name: self._value(item) for name, item in argument.items()}
-        if not isinstance(argument, Node):
-            return argument
-        if argument in self.values and self.values[argument] is not None:
-            return self.values[argument]
-        if self._is_weight(argument):
-            return self._weight(argument)
-        return argument.meta.get("val")
-
     # ---- weights -----------------------------------------------------------------------------
 
-    def _weight(self, node: Node) -> Any:
+    def weight(self, node: Node) -> Any:
         fake = node.meta["val"]
         if not isinstance(fake, torch.Tensor):
-            return [self._weight(user) for user in node.users]
+            return [self.weight(user) for user in node.users]
         key = self._key(node)
         if key not in self._weights:
             self._weights[key] = Value(self._stored(node), fake)
