@@ -45,11 +45,28 @@ class Port:
 
 @dataclass(frozen=True)
 class DimInfo:
-    """A named dimension: smallest and largest size (None: unbounded), and its size in the captured example."""
+    """A named dimension.
+
+    Args:
+        min: Smallest size.
+        max: Largest size, None where unbounded.
+        example: Size in the captured example.
+        only: The only sizes allowed; empty where all between `min` and `max` are.
+    """
 
     min: int = 0
     max: int | None = None
     example: int = 2
+    only: tuple[int, ...] = ()
+
+    def allows(self, size: int) -> bool:
+        """Whether the dimension may have a size."""
+        inside = size >= self.min and (self.max is None or size <= self.max)
+        return inside and (not self.only or size in self.only)
+
+    def __str__(self) -> str:
+        top = "any" if self.max is None else self.max
+        return " or ".join(map(str, self.only)) if self.only else f"{self.min} to {top}"
 
 
 @dataclass(frozen=True)
@@ -123,9 +140,8 @@ class Interface:
             info = self.dims.get(str(want))
             if info is None:
                 continue
-            if have < info.min or (info.max is not None and have > info.max):
-                top = "any" if info.max is None else info.max
-                raise InputError(f"{what} ({want}) is {have}, allowed are {info.min} to {top}")
+            if not info.allows(have):
+                raise InputError(f"{what} ({want}) is {have}, allowed are {info}")
             if sizes.setdefault(str(want), int(have)) != have:
                 raise InputError(f"{what} is {have}, but another input has {sizes[str(want)]}: both are '{want}'")
 

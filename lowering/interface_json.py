@@ -52,7 +52,10 @@ def interface_from_json(data: Mapping[str, Any]) -> Interface:
         return Interface(
             inputs=tuple(_port(item) for item in data["inputs"]),
             outputs=tuple(_port(item) for item in data["outputs"]),
-            dims={str(name): DimInfo(**info) for name, info in data["dims"].items()},
+            dims={
+                str(name): DimInfo(**info | {"only": tuple(info.get("only", ()))})
+                for name, info in data["dims"].items()
+            },
             signature=_signature(call),
             positional=int(call.get("positional", 0)),
             fixed_inputs=_constants(call.get("fixed_inputs", ())),
@@ -69,6 +72,10 @@ def _signature(call: Mapping[str, Any]) -> Signature | None:
         return Signature(tuple(call["parameters"]), spec_from_json(call["in_spec"]), spec_from_json(call["out_spec"]))
     except FileFormatError:  # the package that registers the classes is not imported
         return None
+
+
+def _dim(info: Mapping[str, Any]) -> DimInfo:
+    return DimInfo(**{**info, "only": tuple(info.get("only", ()))})
 
 
 def _port(item: Mapping[str, Any]) -> Port:

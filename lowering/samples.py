@@ -30,7 +30,8 @@ def samples(interface: Interface, seed: int = 0) -> list[Sample]:
     """Calls of several sizes (each dimension at 1, longer than captured, caches also empty) and paddings.
 
     Integers stay within the values of the captured example, floats are normally distributed. Masks are inputs whose
-    name ends with `mask`, with integers or booleans of rank 2; the paddings cut into all rows but the first.
+    name ends with `mask`, with integers or booleans of rank 2; the paddings cut into all rows but the first, or into
+    the only one.
     """
     generator = torch.Generator().manual_seed(seed)
     shapes = list(_shapes(interface))
@@ -80,8 +81,8 @@ def _shapes(interface: Interface) -> Iterator[tuple[str, Sizes]]:
 def _changes(interface: Interface, groups: list[str]) -> Iterator[tuple[str, str, int]]:
     for group in groups:
         info = interface.dims[group]
-        for size in (0, 1, info.example + 1, 2 * info.example + 1):
-            if size >= info.min and (info.max is None or size <= info.max) and (size or _may_be_empty(info)):
+        for size in info.only or (0, 1, info.example + 1, 2 * info.example + 1):
+            if info.allows(size) and (size or _may_be_empty(info)):
                 yield f"{group}={size}", group, size
 
 
@@ -129,10 +130,10 @@ def _values(port: Port, shape: list[int], generator: torch.Generator) -> torch.T
 
 
 def _mask(shape: list[int], padding: str) -> torch.Tensor:
-    """Ones; row i but the first loses up to half of its positions on the given side, another number in each row."""
+    """Ones; all rows but the first, or the only one, lose up to half of their positions, another number in each row."""
     mask = torch.ones(shape, dtype=torch.long)
     rows, columns = shape
-    for row in range(1, rows):
+    for row in range(min(1, rows - 1), rows):
         holes = max(1, columns // 2 - row + 1) if columns > 1 else 0
         if padding == "right" and holes:
             mask[row, -holes:] = 0
