@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphwright.ir.edit import Edit
 from graphwright.ir.errors import PassError
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
@@ -56,13 +57,17 @@ class Quantize(Options, Pass):
         rewriter.notes["quantization"] = Report.of(results, quality, seconds).to_json()
         for site in sites:
             with rewriter.site(self.name, [site.node]) as edit:
-                pack_linear(edit, site.node, results[site.path])
+                self.pack(edit, site, results[site.path])
         drop_unused(program)
         return None
 
     def quantize(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
         """Codes of the linears by path."""
         raise TypeError(f"{type(self).__name__} must define quantize(program, sites)")
+
+    def pack(self, edit: Edit, site: Site, result: QuantizedLinear) -> None:
+        """Put a linear's codes in its place."""
+        pack_linear(edit, site.node, result)
 
     def linear_options(self) -> Options:
         """The options of a linear that no override matches."""
