@@ -22,6 +22,7 @@ GROUP = "graphwright.targets"
 
 BUILT_IN = {
     "eager": "graphwright.lowering.eager.target:EagerTarget",
+    "hpu": "graphwright.lowering.hpu.target:HpuTarget",
     "onnx": "graphwright.lowering.onnx.target:OnnxTarget",
     "openvino": "graphwright.lowering.openvino.target:OpenVINOTarget",
 }

@@ -1,0 +1,1 @@
+"""The Intel HPU (Gaudi) target: FX programs and Python modules that call the vendor's operators."""
