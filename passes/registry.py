@@ -37,6 +37,7 @@ BUILT_IN = {
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
     "static-cache": "graphwright.passes.cache.static:StaticCache",
     "quantize-gptq": "graphwright.passes.quant.gptq:QuantizeGptq",
+    "quantize-inc": "graphwright.passes.quant.inc:QuantizeInc",
     "quantize-rtn": "graphwright.passes.quant.rtn:QuantizeRtn",
     "remove-padding": "graphwright.passes.padding.remove:RemovePadding",
     "unmerge-linears": "graphwright.passes.linear.unmerge:UnmergeLinears",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "sympy"}  # symbolic sizes are sympy expressions
 FOREIGN = {
     "ir": TORCH | {"networkx", "safetensors"},
-    "passes": TORCH | {"networkx", "rich", "triton"},
+    "passes": TORCH | {"networkx", "neural_compressor", "rich", "triton"},
     "lowering": TORCH | {"onnx", "onnx_ir", "onnxruntime", "onnx_graphsurgeon", "openvino", "numpy", "rich", "triton"},
     "frontends": TORCH | {"transformers", "safetensors", "numpy", "onnx_ir", "onnxruntime"},
 }
@@ -21,7 +21,17 @@ LAYERS = {
     "lowering": {"ir", "passes", "lowering"},
     "frontends": {"ir", "frontends"},
 }
-LAZY = {"transformers", "onnx", "onnx_ir", "onnx_graphsurgeon", "onnxruntime", "openvino", "networkx", "rich"}
+LAZY = {
+    "neural_compressor",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnx_graphsurgeon",
+    "onnxruntime",
+    "openvino",
+    "networkx",
+    "rich",
+}
 
 # Emitter tables are written in the vendor's terms; `target.py` imports them inside functions, when the target is used.
 EMITTERS = {"lowering/onnx": {"onnx_ir"}, "lowering/openvino": {"openvino"}, "frontends/onnx": {"onnx_ir"}}
