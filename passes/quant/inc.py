@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from graphwright.ir.edit import Edit
+from graphwright.ir.errors import PassError
 from graphwright.ir.node import bound, value_of
 from graphwright.ir.program import Program
 from graphwright.passes.quant import neural_compressor
 from graphwright.passes.quant.calibrate import Calibrator
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.gptq import Quantize
+from graphwright.passes.quant.int8 import RoundedLinear, pack_rounded, quantize_int8
 from graphwright.passes.quant.options import Options, Order
 from graphwright.passes.quant.pack import pack_linear
 from graphwright.passes.quant.sites import Site, Stage
@@ -40,10 +42,10 @@ class ScaledLinear(QuantizedLinear):
 
 @dataclass(frozen=True)
 class QuantizeInc(Quantize):
-    """Quantize linears with Neural Compressor: `rtn` and `hqq` need no data, `gptq` and `awq` are calibrated.
+    """Quantize linears with Neural Compressor: `rtn`, `hqq` and `dynamic` need no data, the others are calibrated.
 
-    Of the options it takes bits, group size, symmetry (HQQ is always asymmetric), order (`none`, `act`), damping and
-    overrides.
+    `static` and `dynamic` give 8-bit weights per output and 8-bit inputs per tensor. The rest takes bits, group size,
+    symmetry (HQQ is always asymmetric), order (`none`, `act`), damping and overrides.
 
     Args:
         method: The algorithm.
@@ -52,7 +54,7 @@ class QuantizeInc(Quantize):
 
     name = "quantize-inc"
 
-    method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
+    method: Literal["rtn", "hqq", "gptq", "awq", "static", "dynamic"] = "gptq"
     order: Order = "act"
     damping: float = 0.01
     tokens: int = 2048
@@ -66,6 +68,8 @@ class QuantizeInc(Quantize):
         neural_compressor.require()
         if self.method in ("rtn", "hqq"):
             return self._without_data(program, sites)
+        if self.method in ("static", "dynamic"):
+            return self._int8(program, sites)
         results: dict[str, QuantizedLinear] = {}
         run = Calibrator(program, sites, self._data())
         for i, stage in enumerate(run.stages):
@@ -86,6 +90,13 @@ class QuantizeInc(Quantize):
             if site.path not in results:
                 results[site.path] = solve(stream.weight(site.node), site.options)
         return results
+
+    def _int8(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
+        if self.heldout:
+            raise PassError("held-out text is scored on rounded weights only", remedies=["graphwright tune"])
+        dynamic = self.method == "dynamic"
+        calls = [program.example.leaves()] if dynamic else [program.flatten(**b) for b in self._data().batches]
+        return quantize_int8(program, sites, calls, dynamic=dynamic)
 
     def _solved(self, run: Calibrator, stage: Stage) -> dict[str, QuantizedLinear]:
         hessian = run.measure(stage).hessian
@@ -121,8 +132,10 @@ class QuantizeInc(Quantize):
     def pack(self, edit: Edit, site: Site, result: QuantizedLinear) -> None:
         """Put a linear's codes in its place, and the factors of its inputs before it."""
         node, scale = site.node, getattr(result, "input_scale", None)
+        if isinstance(result, RoundedLinear):
+            return pack_rounded(edit, node, result)
         if scale is None:
-            return pack_linear(edit, node, result) and None
+            return super().pack(edit, site, result)
         source, weight, bias = bound(node).values()
         like = value_of(source)
         factor = edit.get_state(f"{site.path}.input_scale", scale.to(like.device, like.dtype))

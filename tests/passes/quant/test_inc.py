@@ -109,3 +109,33 @@ def test_what_it_cannot_do_is_refused(program, batches):
         gw.Pipeline([QuantizeInc(order="group", group_size=32, calibration=Calibration(batches))]).run(program)
     with pytest.raises(PassError, match="cannot be in groups of 48"):
         gw.Pipeline("quantize-inc{method=rtn,group_size=48}").run(program)
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_inputs_are_rounded_to_8_bits(program, batches, method):
+    quantize = QuantizeInc(method=method, calibration=Calibration(batches) if method == "static" else None)
+    result = gw.Pipeline([quantize]).run(program).program
+    assert sum(is_call(node, packed_linear) for node in result.nodes) == 7
+    rounded = [node for node in result.nodes if is_call(node, torch.ops.aten.round)]
+    assert len(rounded) == (4 if method == "static" else 8)  # q/k/v, o, gate/up, down; dynamic zero points are rounded
+    with torch.no_grad():
+        expected, actual = (p.run(**batches[0])[0] for p in (program, result))
+    assert 0 < float((actual - expected).norm() / expected.norm()) < 0.1
+
+
+def test_dynamic_ranges_follow_the_inputs():
+    """Rounding to 8 bits is exact for inputs that are codes, whatever their size."""
+
+    class Layer(torch.nn.Linear):
+        """Not `nn.Linear` by name."""
+
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(Layer(16, 8)).eval()
+    program = gw.Pipeline("canonicalize").run(gw.capture(layer, (torch.randn(4, 16),)), validate=False).program
+    result = gw.Pipeline("quantize-inc{method=dynamic}").run(program).program
+    codes = torch.randint(0, 256, (4, 16)) - 100.0
+    codes[0, :2] = torch.tensor([-100.0, 155.0])
+    weight = result.run(torch.eye(16)) - result.run(torch.zeros(16, 16))
+    for scale in (1e-3, 1.0, 1e3):
+        expected = codes * scale @ weight + layer[0].bias
+        torch.testing.assert_close(result.run(codes * scale), expected, rtol=1e-4, atol=1e-4 * scale)
