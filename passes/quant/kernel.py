@@ -1,8 +1,8 @@
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
 """A sweep's block of inputs on a GPU, in one kernel: each program keeps the targets of some outputs in registers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -13,24 +13,10 @@ _OUTPUTS = 32
 
 
 @triton.jit
-def _sweep(  # type: ignore[no-untyped-def] # noqa: ANN202
-    targets: Any,
-    factor: Any,
-    scales: Any,
-    zeros: Any,
-    groups: Any,
-    codes: Any,
-    values: Any,
-    steps: Any,
-    start: Any,
-    rows: tl.constexpr,
-    inputs: Any,
-    outputs: Any,
-    top: Any,
-    descent: tl.constexpr,
-    block: tl.constexpr,
-    width: tl.constexpr,
-):
+def _sweep(
+    targets, factor, scales, zeros, groups, codes, values, steps, start, rows: tl.constexpr, inputs, outputs, top,
+    descent: tl.constexpr, block: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
     """Choose the codes of inputs `start .. start + rows` for `width` outputs."""
     inner = tl.arange(0, block)
     columns = tl.program_id(0) * width + tl.arange(0, width)
