@@ -17,7 +17,7 @@ from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
 from graphwright.lowering.buckets import Sizes
-from graphwright.lowering.hpu import hpu_ops, run
+from graphwright.lowering.hpu import hpu_kernels, hpu_ops, run
 from graphwright.lowering.hpu.flat import flat_graph, flat_module, identifiers
 from graphwright.lowering.hpu.writer import module_text
 from graphwright.lowering.interface import Interface
@@ -86,9 +86,10 @@ class HpuArtifact(BucketedArtifact):
 
     def _write(self, folder: Path) -> None:
         self.program.save(folder / "program")
-        for shipped in (hpu_ops, run):
+        for shipped in (hpu_kernels, hpu_ops, run):
             source = Path(str(shipped.__file__))
-            (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+            text = source.read_text(encoding="utf-8").replace(f"from {__package__}.", "from ")
+            (folder / source.name).write_text(text, encoding="utf-8")
         (folder / "modules").mkdir()
         fields = json.loads((folder / "program" / "program.json").read_text(encoding="utf-8"))
         for name, part in self.parts.items():

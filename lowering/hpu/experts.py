@@ -36,6 +36,7 @@ def experts_rule(packet: Any) -> type[Rule]:
         """Rows sorted by expert, two grouped products, rows put back and added -> hpu.mixture_of_experts(x)."""
 
         requires = frozenset({"canonical"})
+        allow_shared = True
 
         def pattern(
             self, x: Any, table: Any, weights: Any, gate_up: Any, down: Any, chosen: Any, bins: Any, top: Any
@@ -93,18 +94,55 @@ def _matrices(stacked: Node, count: int, rw: Edit) -> tuple[list[Any], bool]:
     return [rw.aten.select.int(source, 0, i) for i in range(count)], permuted
 
 
+@cache
+def dense_rule(packet: Any) -> type[Rule]:
+    """The rule for calls of `packet` that are part of no mixture the vendor's operator can express."""
+    product, rest = OpProxy(packet), _rest(packet)
+
+    class DenseProduct(Rule):
+        """grouped_mm(rows, matrices, ends) -> every row times every matrix, and the right ones added: fixed sizes."""
+
+        requires = frozenset({"canonical"})
+
+        def pattern(self, rows: Any, matrices: Any, ends: Any) -> Any:
+            """Any grouped product."""
+            return product(rows, matrices, ends, *rest)
+
+        def check(self, m: Match) -> None:
+            """Rows in groups, one matrix each."""
+            m.require(m.rows.rank == 2 and m.matrices.rank == 3, "rows must have rank 2, matrices rank 3")
+            m.require(isinstance(m.matrices.shape[0], int), "the number of experts must be fixed", at=m.matrices)
+
+        def rewrite(self, m: Match, rw: Edit) -> Any:
+            """Rows that belong to another matrix count as zero."""
+            options = {"dtype": torch.int32, "device": m.rows.type.device}
+            first = rw.aten.select.int(m.rows, 1, 0)
+            place = rw.aten.sub(rw.aten.cumsum(rw.aten.ones_like(first, **options), 0, dtype=torch.int32), 1)
+            passed = rw.aten.ge(rw.aten.unsqueeze(place, 1), m.ends)
+            expert = rw.aten.sum.dim_IntList(passed, [1])
+            numbers = rw.aten.arange.default(int(m.matrices.shape[0]), device=m.rows.type.device)
+            mine = rw.aten.eq(expert, rw.aten.unsqueeze(numbers, 1))
+            kept = rw.aten.mul(m.rows, rw.aten.to.dtype(rw.aten.unsqueeze(mine, 2), m.rows.dtype))
+            return rw.aten.sum.dim_IntList(rw.aten.matmul(kept, m.matrices), [0])
+
+    return DenseProduct
+
+
 @dataclass(frozen=True)
 class HpuExperts(Pass):
     """Mixtures of experts, as transformers computes them with grouped products, become `hpu::mixture_of_experts`.
 
-    Agrees up to the order of sums.
+    Agrees up to the order of sums. Grouped products of other mixtures (with biases, or a clamped gate) become products
+    of all rows with all experts' matrices, which take as many times as long as there are experts.
     """
 
     name = "hpu-experts"
     requires = frozenset({"functional", "canonical"})
 
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any]:
-        """Apply the rule for the products that the program has; returns the misses."""
+        """Apply the rules for the products that the program has; returns the misses."""
         packets = {getattr(node.target, "overloadpacket", None) for node in program.graph.nodes}
         found = [packet for packet in packets if getattr(packet, "_qualified_op_name", "") in PRODUCTS]
-        return apply_rules([experts_rule(packet) for packet in found], program, rewriter).misses
+        misses = apply_rules([experts_rule(packet) for packet in found], program, rewriter).misses
+        apply_rules([dense_rule(packet) for packet in found], program, rewriter)
+        return misses

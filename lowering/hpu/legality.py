@@ -11,7 +11,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from graphwright.ir.node import OpOverload, bound, value_of
-from graphwright.lowering.hpu.hpu_ops import ACTIVATIONS, SCHEMAS, SchemaError, unfitted
+from graphwright.lowering.hpu.hpu_kernels import ACTIVATIONS, SCHEMAS
+from graphwright.lowering.hpu.hpu_ops import SchemaError, unfitted
 from graphwright.lowering.support import Support
 
 NAMESPACES = ("aten", "hpu", "prims")

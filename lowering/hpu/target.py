@@ -17,6 +17,7 @@ from graphwright.lowering.buckets import buckets
 from graphwright.lowering.decompose import decompose
 from graphwright.lowering.hpu.artifact import HpuArtifact
 from graphwright.lowering.hpu.attention import HpuAttention
+from graphwright.lowering.hpu.cache import HpuCache
 from graphwright.lowering.hpu.experts import HpuExperts
 from graphwright.lowering.hpu.legality import legality
 from graphwright.lowering.hpu.norm import HpuNorm, HpuRotary
@@ -26,7 +27,10 @@ from graphwright.lowering.support import Support
 from graphwright.lowering.target import Target
 from graphwright.passes.registry import register_pass
 
-for _pass in (HpuAttention, HpuNorm, HpuRotary, HpuPacked, HpuExperts):
+FOLDED = 256
+"""Bytes of constants that are computed once; an unpacked weight, however small, is not one of them."""
+
+for _pass in (HpuCache, HpuAttention, HpuNorm, HpuRotary, HpuPacked, HpuExperts):
     register_pass(_pass.name)(_pass)
 
 
@@ -49,9 +53,9 @@ class HpuTarget(Target):
 
     def pipeline(self) -> str:
         """Canonical form with fused operators, then the vendor's; caches of fixed size are written in place."""
-        fused = "canonicalize,fuse-attention,fuse-norm,fuse-activation,fuse-rotary"
+        fused = "hpu-cache,canonicalize,fuse-attention,fuse-norm,fuse-activation,fuse-rotary"
         vendor = f"hpu-attention{{softmax={self.softmax}}},hpu-norm,hpu-rotary,hpu-packed,hpu-experts"
-        return f"{fused},{vendor},canonicalize,static-cache"
+        return f"{fused},{vendor},canonicalize{{fold_limit={FOLDED}}},static-cache"
 
     def legalize(self, program: Program) -> Program:
         """A copy in which what the bridge does not have is decomposed into ATen."""
