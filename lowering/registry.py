@@ -23,6 +23,7 @@ GROUP = "graphwright.targets"
 BUILT_IN = {
     "eager": "graphwright.lowering.eager.target:EagerTarget",
     "hpu": "graphwright.lowering.hpu.target:HpuTarget",
+    "neuron": "graphwright.lowering.neuron.target:NeuronTarget",
     "onnx": "graphwright.lowering.onnx.target:OnnxTarget",
     "openvino": "graphwright.lowering.openvino.target:OpenVINOTarget",
 }

@@ -1,0 +1,22 @@
+"""The table of Neuron emitters."""
+
+from __future__ import annotations
+
+import importlib
+
+from graphwright.lowering.emitters import EmitterTable
+
+TABLE = EmitterTable()
+register = TABLE.register
+
+FAMILIES = (
+    "activation", "attention", "casts", "convolution", "creation", "elementwise", "indexing", "logic", "matmul",
+    "norm", "packed", "pooling", "reductions", "resize", "scatter", "shapes", "slicing", "sorting",
+)  # fmt: skip
+
+
+def load_table() -> EmitterTable:
+    """The table with all families of emitters imported."""
+    for family in FAMILIES:
+        importlib.import_module(f"graphwright.lowering.neuron.{family}")
+    return TABLE
