@@ -1,7 +1,8 @@
 """Calls that Neuron's compiler has kernels for, and what each computes in plain operations.
 
 An emitter asks for such a call by `fused`. In the `neuron` variant of a module it stays a custom call; in the
-`reference` variant, which XLA's CPU client can run, its body takes its place. `with_bodies` makes the second of the first.
+`reference` variant, which XLA's CPU client can run, its body takes its place. `with_bodies` makes the second of the
+first.
 
 | call | operands | configuration |
 |---|---|---|

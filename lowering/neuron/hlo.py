@@ -1,7 +1,7 @@
 """HLO protos: numbering of instructions, and what a module consists of.
 
-jaxlib numbers instructions with 64 bits, where earlier versions of XLA, and what Neuron's compiler is built on, have 32.
-The schema below names only the fields that are read or written; protobuf keeps all others as they are.
+jaxlib numbers instructions with 64 bits, where earlier versions of XLA, and what Neuron's compiler is built on, have
+32. The schema below names only the fields that are read or written; protobuf keeps all others as they are.
 """
 
 from __future__ import annotations

@@ -47,20 +47,15 @@ def from_end(b: Builder, index: Out, size: int) -> Out:
 
 def stacked(b: Builder, self: Value, indices: Sequence[Value | None]) -> tuple[list[int], Out]:
     """The indexed dimensions, and their indices broadcast together along a new last dimension."""
-    dims = [dim for dim, entry in enumerate(indices) if entry is not None]
-    positions = [
-        from_end(b, b.cast(entry, torch.int32), self.shape[dim])
-        for dim, entry in enumerate(indices)
-        if entry is not None
-    ]
-    together = b.together(*positions)
+    given = [(dim, entry) for dim, entry in enumerate(indices) if entry is not None]
+    together = b.together(*(from_end(b, b.cast(entry, torch.int32), self.shape[dim]) for dim, entry in given))
     rank = len(sizes(together[0]))
-    return dims, b.concat([b.unsqueeze(part, rank) for part in together], rank)
+    return [dim for dim, _ in given], b.concat([b.unsqueeze(part, rank) for part in together], rank)
 
 
 @register(aten.index.Tensor, validate=integer_indices)
 def index(b: Builder, self: Value, indices: list[Value | None]) -> Any:
-    """`self[i, :, j]`: torch puts what is found where the indexed dimensions were if they are neighbours, else first."""
+    """`self[i, :, j]`: torch puts what is found where the indexed dimensions were if they are neighbours, or first."""
     dims, positions = stacked(b, self, indices)
     rest = [dim for dim in range(self.rank) if dim not in dims]
     rank = len(sizes(positions)) - 1

@@ -1,4 +1,4 @@
-"""Resampling of images and sequences: each dimension is multiplied by the weights that torch itself gives its entries."""
+"""Resampling of images and sequences: each dimension is multiplied by the weights that torch gives its entries."""
 
 from __future__ import annotations
 

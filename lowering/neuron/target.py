@@ -23,8 +23,9 @@ from graphwright.lowering.static import StaticTarget
 from graphwright.lowering.support import Support
 
 _CHOICES = {
-    "device": ("trn1", "trn1n", "inf2", "trn2", "trn3"), "variant": ("reference", "neuron"), "products": ("", "bfloat16"),
-    "auto_cast": ("none", "matmult", "all"), "kind": ("transformer", "generic"), "level": (1, 2, 3),
+    "device": ("trn1", "trn1n", "inf2", "trn2", "trn3"), "variant": ("reference", "neuron"),
+    "products": ("", "bfloat16"), "auto_cast": ("none", "matmult", "all"), "kind": ("transformer", "generic"),
+    "level": (1, 2, 3),
 }  # fmt: skip
 
 
