@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from graphwright.runtime.artifacts.export import Export, export
     from graphwright.runtime.artifacts.load import load_artifact
     from graphwright.runtime.optimize import optimize, restore
+    from graphwright.tuning.search import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ _MODULES = {
     "graphwright.runtime.artifacts.export": ("Export", "export"),
     "graphwright.runtime.artifacts.load": ("load_artifact",),
     "graphwright.runtime.optimize": ("optimize", "restore"),
+    "graphwright.tuning.search": ("Tuned", "tune"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

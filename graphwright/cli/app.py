@@ -17,6 +17,7 @@ from graphwright.cli.optimize import optimize
 from graphwright.cli.passes import passes
 from graphwright.cli.quantize import quantize
 from graphwright.cli.targets import targets
+from graphwright.cli.tune import tune
 from graphwright.cli.verify import verify
 from graphwright.cli.view import view
 
@@ -42,6 +43,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
         ]
     ),
     quantize: "graphwright quantize ./llama out/llama-4bit --bits 4 --group-size 128 --calibration text.txt",
+    tune: "graphwright tune ./llama --metric evaluation:accuracy --max-drop 1% --log tuning.jsonl -o out/llama-tuned",
     diff: "graphwright diff ./minilm --pipeline fuse-attention",
     explain: "graphwright explain transformers:BertModel fuse-attention",
     bisect: "graphwright bisect ./minilm --pipeline canonicalize,fuse-attention -o out/reproducer",

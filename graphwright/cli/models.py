@@ -141,15 +141,19 @@ def _pretrained(folder: Path, task: str | None) -> Module:
 def _from_class(text: str) -> Module:
     from torch.nn import Module
 
-    item = _find(text)
+    item = find_object(text)
     model = item if isinstance(item, Module) else _instance(item, text)
     if not isinstance(model, Module):
         raise typer.BadParameter(f"'{text}' gave a {type(model).__name__}, not a torch.nn.Module")
     return model.eval()
 
 
-def _find(text: str) -> Any:
-    """The object at `package:module.Class`; modules of the current folder are found as `python -m` finds them."""
+def find_object(text: str) -> Any:
+    """The object at `package:module.Class`; modules of the current folder are found as `python -m` finds them.
+
+    Raises:
+        typer.BadParameter: It cannot be imported.
+    """
     name, _, path = text.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -110,10 +110,15 @@ def _pass(
 
 
 def _tokens(file: Path, model: str, samples: int, length: int) -> list[dict[str, Any]]:
-    return token_batches(file, _tokenizer(model), samples, length)
+    return token_batches(file, tokenizer_of(model), samples, length)
 
 
-def _tokenizer(model: str) -> Any:
+def tokenizer_of(model: str) -> Any:
+    """The tokenizer in a transformers folder.
+
+    Raises:
+        typer.BadParameter: There is none.
+    """
     import transformers
 
     try:

@@ -75,7 +75,7 @@ def quantize_int8(
         def update_quantizer_based_on_quant_config(quant_config: Any = None) -> Any:
             return _x86_quantizer(dynamic)
 
-    module = copy.deepcopy(program.module)
+    module: Any = copy.deepcopy(program.module)
     module._exported = True
     _mark_linears(module)
     quantizer = Quantizer(None)

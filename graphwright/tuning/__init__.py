@@ -1,0 +1,1 @@
+"""Accuracy-driven tuning: the smallest or fastest precision per group of layers that a metric allows."""
