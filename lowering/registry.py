@@ -26,6 +26,7 @@ BUILT_IN = {
     "neuron": "graphwright.lowering.neuron.target:NeuronTarget",
     "onnx": "graphwright.lowering.onnx.target:OnnxTarget",
     "openvino": "graphwright.lowering.openvino.target:OpenVINOTarget",
+    "tflite": "graphwright.lowering.tflite.target:TFLiteTarget",
 }
 
 _registered: dict[str, type[Target]] = {}

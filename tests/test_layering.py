@@ -12,7 +12,9 @@ TORCH = {"torch", "sympy"}  # symbolic sizes are sympy expressions
 FOREIGN = {
     "ir": TORCH | {"networkx", "safetensors"},
     "passes": TORCH | {"networkx", "neural_compressor", "rich", "triton"},
-    "lowering": TORCH | {"onnx", "onnx_ir", "onnxruntime", "onnx_graphsurgeon", "openvino", "numpy", "rich", "triton"},
+    "lowering": TORCH
+    | {"ai_edge_litert", "flatbuffers"}
+    | {"onnx", "onnx_ir", "onnxruntime", "onnx_graphsurgeon", "openvino", "numpy", "rich", "triton"},
     "frontends": TORCH | {"transformers", "safetensors", "numpy", "onnx_ir", "onnxruntime"},
 }
 LAYERS = {
@@ -22,6 +24,7 @@ LAYERS = {
     "frontends": {"ir", "frontends"},
 }
 LAZY = {
+    "ai_edge_litert",
     "neural_compressor",
     "transformers",
     "onnx",
@@ -34,7 +37,12 @@ LAZY = {
 }
 
 # Emitter tables are written in the vendor's terms; `target.py` imports them inside functions, when the target is used.
-EMITTERS = {"lowering/onnx": {"onnx_ir"}, "lowering/openvino": {"openvino"}, "frontends/onnx": {"onnx_ir"}}
+EMITTERS = {
+    "lowering/onnx": {"onnx_ir"},
+    "lowering/openvino": {"openvino"},
+    "lowering/tflite": {"ai_edge_litert"},
+    "frontends/onnx": {"onnx_ir"},
+}
 
 FILES = [path.relative_to(ROOT) for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 

@@ -1,0 +1,1 @@
+"""TFLite (LiteRT) target: flatbuffers written operator by operator."""

@@ -1,0 +1,85 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from graphwright.lowering.checks import plain_attention
+from graphwright.lowering.tflite.builder import Builder
+from graphwright.lowering.tflite.graph import Value
+from graphwright.lowering.tflite.matmul import batch_matmul
+from graphwright.lowering.tflite.table import register
+
+aten = torch.ops.aten
+
+
+@register(aten.scaled_dot_product_attention.default, validate=plain_attention)
+def attention(
+    b: Builder, query: Value, key: Value, value: Value, attn_mask: Value | None, dropout_p: float, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> Value:  # fmt: skip
+    """Two batched products around a softmax; heads that share keys become rows of one product."""
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    mask = _causal(b, query.shape[-2], key.shape[-2]) if is_causal else attn_mask
+    scaled = query if factor == 1 else b.binary("MUL", query, b.const(factor, query.dtype))
+    groups = query.shape[-3] // key.shape[-3] if query.rank > 3 else 1
+    if groups > 1:
+        return _grouped(b, scaled, key, value, mask, groups)
+    return attended(b, scaled, key, value, mask)
+
+
+def _causal(b: Builder, queries: int, keys: int) -> Value:
+    return b.const(np.tril(np.ones((queries, keys), bool)), "bool")
+
+
+def _grouped(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, groups: int) -> Value:
+    """Attention where several query heads read one head of keys: they are stacked along the rows."""
+    batch, heads, rows, width = query.shape
+    stacked = b.reshape(query, [batch, heads // groups, groups * rows, width])
+    if mask is not None:
+        mask = _stacked(b, mask, heads, groups, rows)
+    made = attended(b, stacked, key, value, mask)
+    return b.reshape(made, [batch, heads, rows, value.shape[-1]])
+
+
+def _stacked(b: Builder, mask: Value, heads: int, groups: int, rows: int) -> Value:
+    """A mask for query heads that are stacked along the rows."""
+    mask = b.reshape(mask, (1,) * (4 - mask.rank) + mask.shape)
+    if mask.shape[1] > 1:
+        batch, _, _, keys = mask.shape
+        wide = b.expand(mask, [batch, heads, rows, keys])
+        return b.reshape(wide, [batch, heads // groups, groups * rows, keys])
+    if mask.shape[2] == 1:
+        return mask
+    return b.op("TILE", [mask, b.const([1, 1, groups, 1])], _tiled(mask, groups), mask.dtype)
+
+
+def _tiled(mask: Value, groups: int) -> list[int]:
+    return [*mask.shape[:2], groups * mask.shape[2], mask.shape[3]]
+
+
+def attended(b: Builder, query: Value, key: Value, value: Value, mask: Value | None) -> Value:
+    """`softmax(query @ key.T + mask) @ value`; a query without any key gets zeros."""
+    swapped = b.transpose(key, [*range(key.rank - 2), key.rank - 1, key.rank - 2])
+    scores = batch_matmul(b, query, swapped)
+    if mask is not None:
+        scores = b.binary("ADD", scores, _added(b, mask, query.dtype))
+    weights = b.op("SOFTMAX", [scores], scores.shape, scores.dtype, beta=1.0)
+    made = batch_matmul(b, weights, value)
+    if mask is None or mask.dtype != "bool" or (mask.data is not None and mask.data.any(-1).all()):
+        return made
+    some = b.reduce("REDUCE_ANY", mask, [mask.rank - 1], True)
+    return b.binary("MUL", made, b.cast(some, query.dtype))
+
+
+def _added(b: Builder, mask: Value, dtype: str) -> Value:
+    """A mask as a number added to the scores."""
+    if mask.dtype != "bool":
+        return b.cast(mask, dtype)
+    lowest = float(np.finfo(dtype).min)
+    if mask.data is not None:
+        return b.const(np.where(mask.data, 0.0, lowest), dtype)
+    return b.select(mask, b.const(0.0, dtype), b.const(lowest, dtype))

@@ -1,0 +1,53 @@
+"""Calls that change the element type, or nothing at all."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+
+from graphwright.lowering.tflite.builder import Builder
+from graphwright.lowering.tflite.graph import Value
+from graphwright.lowering.tflite.table import register
+
+aten = torch.ops.aten
+
+
+@register(
+    aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default,
+    torch.ops.prims.convert_element_type.default,
+)  # fmt: skip
+def cast(b: Builder, *args: Any, **arguments: Any) -> Value:
+    """The value in the type of the result."""
+    return b.cast(arguments.get("self", arguments.get("a")), b.dtype)
+
+
+@register(
+    aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default, aten.detach_.default,
+    aten.lift_fresh_copy.default, aten.resolve_conj.default, aten.resolve_neg.default, aten.dropout.default,
+    aten.feature_dropout.default, aten.alpha_dropout.default,
+)  # fmt: skip
+def same_value(b: Builder, **arguments: Any) -> Value:
+    """The value; dropout is off."""
+    return next(value for value in arguments.values() if isinstance(value, Value))
+
+
+@register(aten.copy.default)
+def copy(b: Builder, self: Value, src: Value, non_blocking: bool) -> Value:
+    """A value in the type and sizes of another."""
+    return b.expand(b.cast(src, self.dtype), self.shape)
+
+
+@register(
+    aten._assert_async.msg, aten._assert_scalar.default, aten._assert_tensor_metadata.default,
+    aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default,
+)  # fmt: skip
+def nothing(b: Builder, *args: Any, **arguments: Any) -> None:
+    """What only checks leaves no operator."""
+
+
+@register(operator.getitem)
+def getitem(b: Builder, arg0: list[Value], arg1: int) -> Value:
+    """One of the results of a call."""
+    return arg0[arg1]

@@ -1,0 +1,90 @@
+"""From a program of fixed sizes to a TFLite graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from graphwright.ir.program import Program
+from graphwright.lowering.call_emitter import CallEmitter
+from graphwright.lowering.fold import constant_nodes, evaluate
+from graphwright.lowering.interface import Interface
+from graphwright.lowering.tflite.builder import Builder, array_of, type_name
+from graphwright.lowering.tflite.fuse import fuse
+from graphwright.lowering.tflite.graph import Graph, Value
+from graphwright.lowering.tflite.table import TABLE
+
+
+def emit_graph(program: Program, name: str, packed: str = "exact") -> Graph:
+    """The graph of a program whose calls all have emitters.
+
+    Args:
+        program: A legalised program of fixed sizes.
+        name: Name of the subgraph and its signature.
+        packed: See `TFLiteTarget`.
+    """
+    return _Emitter(program, name, packed).graph()
+
+
+class _Emitter(CallEmitter):
+    """State of one emission."""
+
+    label = "TFLite"
+
+    def __init__(self, program: Program, name: str, packed: str) -> None:
+        super().__init__(program, Builder(Graph(name), native_packed=packed == "native"), TABLE)
+        self.interface = Interface.of(program)
+        self.constant = constant_nodes(program)
+        self._weights: dict[Any, Value] = {}
+
+    def graph(self) -> Graph:
+        graph: Graph = self.builder.graph
+        for port in self.interface.inputs:
+            shape = tuple(int(size) for size in port.shape)
+            value = Value(shape, port.dtype, name=port.name)
+            graph.inputs[port.name] = self.values[self.program.placeholders[port.leaf]] = value
+        self.emit_calls()
+        for port in self.interface.outputs:
+            graph.outputs[port.name] = self._output(self.program.results[port.leaf], port.name)
+        graph.prune()
+        fuse(graph)
+        return graph
+
+    def _output(self, result: Any, name: str) -> Value:
+        """A value of its own for an output: one that is an input, a constant or another output is copied."""
+        value = self.value(result)
+        if not isinstance(value, Value):
+            value = self.builder.const(int(value), "int64")
+        graph: Graph = self.builder.graph
+        if value.data is not None or value in (*graph.inputs.values(), *graph.outputs.values()):
+            shape = self.builder.const(list(value.shape))
+            (value,) = self.builder.ops("RESHAPE", [value, shape], [(value.shape, value.dtype)], 1, copy_for=name)
+        value.name = name
+        return value
+
+    def is_weight(self, node: Node) -> bool:
+        return node.op == "get_attr" or node in self.constant
+
+    def finish(self, node: Node, result: Any) -> Any:
+        return result
+
+    def weight(self, node: Node) -> Any:
+        fake = node.meta["val"]
+        if not isinstance(fake, torch.Tensor):
+            return [self.weight(user) for user in node.users]
+        key = self._key(node)
+        if key not in self._weights:
+            tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)
+            name = str(node.target) if node.op == "get_attr" else f"folded.{node.name}"
+            self._weights[key] = Value(tuple(tensor.shape), type_name(tensor.dtype), array_of(tensor), name)
+        return self._weights[key]
+
+    def _key(self, node: Node) -> Any:
+        if node.op != "get_attr":
+            return node
+        tensor = self.program.state[str(node.target)]
+        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
+            return str(node.target)
+        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
