@@ -8,7 +8,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from graphwright.ir.node import bound
 from graphwright.lowering.checks import plain_attention
+from graphwright.lowering.onnx.attention_inputs import appended, flat, is_flat, split_heads
 from graphwright.lowering.onnx.shapes import expanded
 from graphwright.lowering.onnx.sizes import expression
 from graphwright.lowering.onnx.table import Emission, register
@@ -30,7 +32,9 @@ def attention(
 ) -> ir.Value:
     """Attention: its own operator from opset 23, products and a softmax before.
 
-    In the dialect of ONNX Runtime grouped heads are products too: its operator repeats keys and values first.
+    The operator takes the cache and what is appended to it apart, so that the keys are read while they are copied, and
+    heads side by side, so that they are not transposed. In the dialect of ONNX Runtime grouped heads are products: its
+    operator repeats keys and values first; and attention without a mask or a cache is `MultiHeadAttention`.
     """
     shapes = [b.shape(part) for part in (query, key, value)]
     mask = None if attn_mask is None else _mask(b, attn_mask, shapes[0][-2], shapes[1][-2])
@@ -41,13 +45,46 @@ def attention(
             mask = b.op("Unsqueeze", mask, b.axes(1))
     grouped = len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1])
     products = b.dialect == "ort" and grouped
-    if (
-        b.opset >= 23 and not products and b.result.dtype != torch.float64
-    ):  # ONNX Runtime computes double attention in float
+    if b.opset < 23 or products or b.result.dtype == torch.float64:  # ONNX Runtime computes double attention in float
+        result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
+    elif flat:
         result = b.op("Attention", query, key, value, mask, is_causal=int(is_causal) or None, scale=scale)
     else:
-        result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
+        result = _operator(b, (query, key, value), mask, is_causal, scale)
     return b.op("Squeeze", result, b.axes(1)) if flat else result
+
+
+def _operator(
+    b: Emission, parts: tuple[ir.Value, ...], mask: ir.Value | None, causal: bool, scale: float | None
+) -> ir.Value:
+    """One operator for `[batch, heads, length, size]`, in the layout that its inputs have."""
+    assert b.node is not None
+    arguments = bound(b.node)
+    nodes = [arguments[name] for name in ("query", "key", "value")]
+    caches = [None if causal else appended(node) for node in nodes[1:]]
+    if None not in caches:
+        nodes[1:] = [cache.new for cache in caches if cache]
+    if b.dialect == "ort" and mask is None and not causal and all(map(is_flat, nodes)) and None in caches:
+        return split_heads(b, _multi_head(b, nodes, scale))
+    options = {"is_causal": int(causal) or None, "scale": scale}
+    past = [b.value_of(cache.past) for cache in caches if cache] if None not in caches else []
+    side_by_side = all(map(is_flat, nodes))
+    values = [flat(b, node) if side_by_side else b.value_of(node) for node in nodes]
+    if side_by_side:
+        options |= {"q_num_heads": b.shape(parts[0])[1], "kv_num_heads": b.shape(parts[1])[1]}
+    dtypes = [b.result.dtype] * (3 if past else 1)
+    result, *presents = b.ops("Attention", *values, mask, *past, dtypes=dtypes, **options)
+    for cache, present in zip(caches if past else (), presents, strict=True):
+        assert cache is not None
+        b.stands_for(b.value_of(cache.total), present)
+    return split_heads(b, result) if side_by_side else result
+
+
+def _multi_head(b: Emission, nodes: list[Any], scale: float | None) -> ir.Value:
+    """ONNX Runtime's own operator, which goes over long sequences in blocks."""
+    heads = int(nodes[0].meta["val"].shape[1])
+    values = [flat(b, node) for node in nodes]
+    return b.op("com.microsoft::MultiHeadAttention", *values, num_heads=heads, scale=scale)
 
 
 def _mask(b: Emission, mask: ir.Value, queries: Any, keys: Any) -> ir.Value:

@@ -116,6 +116,10 @@ class Builder:
         """The fake tensor that a value stands for; only for values of program nodes, constants and weights."""
         return self._fakes[value]
 
+    def known(self, value: ir.Value) -> torch.Tensor | None:
+        """The fake tensor that a value stands for, if it is that of a program node."""
+        return self._fakes.get(value)
+
     def rank(self, value: ir.Value) -> int:
         """Number of dimensions of a program value."""
         return self._fakes[value].dim()

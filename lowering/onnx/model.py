@@ -50,6 +50,7 @@ class _Emitter(CallEmitter):
         super().__init__(program, Emission(opset, frozenset(empty), packed, dialect), TABLE)
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
+        self.builder.value_of = self.value
         self.taken = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
 
     def model(self) -> tuple[ir.Model, dict[str, list[str]]]:
@@ -82,6 +83,8 @@ class _Emitter(CallEmitter):
     def _output(self, port: Port, inputs: set[ir.Value]) -> ir.Value:
         result = self.program.results[port.leaf]
         value = self.value(result)
+        if isinstance(value, ir.Value):
+            value = self.builder.instead.get(value, value)
         if isinstance(value, torch.SymInt | int):
             value = self.builder.sizes.scalar(value)
         if value in inputs or value.const_value is not None or value.name in self.taken:

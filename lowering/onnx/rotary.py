@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import onnx_ir as ir
 import torch
 from torch.fx import Node
@@ -52,19 +55,37 @@ def rotary_embedding(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, int
     The operator takes the cosines of half the features, per batch row. ONNX Runtime has no kernel of it for double.
     """
     width = int(b.shape(cos)[-1])
-    if b.opset < 23 or b.result.dtype == torch.float64:
+    assert b.node is not None
+    if not is_operator(b, b.node):
         return _written_out(b, x, cos, sin, width)
-    batch, _, length, size = b.shape(x)
-    rows = [batch, length, width // 2]
+    partial = width if width != b.shape(x)[-1] else None
+    return b.op("RotaryEmbedding", x, *_halves(b, b.shape(x), cos, sin), rotary_embedding_dim=partial)
+
+
+def flat_rotary(b: Emission, x: ir.Value, node: Node, heads: int) -> ir.Value:
+    """The rotation of `node` on [batch, length, heads * size], where `is_operator`."""
+    shape, angles = node.meta["val"].shape, [b.value_of(bound(node)[name]) for name in ("cos", "sin")]
+    width = int(b.shape(angles[0])[-1])
+    partial = width if width != shape[-1] else None
+    return b.op("RotaryEmbedding", x, *_halves(b, shape, *angles), num_heads=heads, rotary_embedding_dim=partial)
+
+
+def is_operator(b: Emission, node: Node) -> bool:
+    """Whether a rotation becomes ONNX's operator."""
+    return b.opset >= 23 and node.meta["val"].dtype != torch.float64
+
+
+def _halves(b: Emission, shape: Sequence[Any], cos: ir.Value, sin: ir.Value) -> list[ir.Value]:
+    """Cosines and sines of [batch, 1, length, width] as [batch, length, width / 2], for values of a shape."""
+    batch, _, length, _ = shape
+    width = int(b.shape(cos)[-1])
     halves = []
     for part in (cos, sin):
-        shape = b.shape(part)
         flat = b.op("Squeeze", part, b.axes(1))
         half = b.op("Slice", flat, b.const([0]), b.const([width // 2]), b.const([-1]))
-        same = expression(shape[0]) == expression(batch)
-        halves.append(half if same else b.op("Expand", half, b.sizes.vector(rows)))
-    partial = width if width != size else None
-    return b.op("RotaryEmbedding", x, *halves, rotary_embedding_dim=partial)
+        same = expression(b.shape(part)[0]) == expression(batch)
+        halves.append(half if same else b.op("Expand", half, b.sizes.vector([batch, length, width // 2])))
+    return halves
 
 
 def _written_out(b: Emission, x: ir.Value, cos: ir.Value, sin: ir.Value, width: int) -> ir.Value:

@@ -43,7 +43,12 @@ def squeeze(b: Emission, self: ir.Value, dim: Any = None) -> ir.Value:
 
 
 def transposed(b: Emission, value: ir.Value, order: list[int]) -> ir.Value:
-    """The dimensions in another order."""
+    """The dimensions in another order; what was transposed, if this undoes it."""
+    before = value.producer()
+    if before is not None and before.op_type == "Transpose":
+        perm = before.attributes["perm"].as_ints()
+        if [perm[i] for i in order] == sorted(order):
+            return before.inputs[0]  # type: ignore[return-value]
     return value if order == sorted(order) else b.op("Transpose", value, perm=order)
 
 

@@ -40,6 +40,11 @@ def why_not(size: Any) -> str:
     return ""
 
 
+def same_sizes(left: Sequence[Size], right: Sequence[Size]) -> bool:
+    """Whether two shapes are equal for all sizes."""
+    return [*map(expression, left)] == [*map(expression, right)]
+
+
 class Sizes:
     """Emits sizes; each expression once, each symbol from the first value that has it as a dimension.
 
@@ -139,8 +144,13 @@ class Sizes:
     def reshape(self, value: ir.Value, sizes: Sequence[Size]) -> ir.Value:
         """Reshape a program value, with a constant shape where `0` (copy) and one `-1` (infer) are enough."""
         before = self.builder.shape(value)
-        if [*map(expression, before)] == [*map(expression, sizes)]:
+        if same_sizes(before, sizes):
             return value
+        split = value.producer()
+        if split is not None and split.op_type == "Reshape" and split.inputs[0] is not None:
+            whole = self.builder.known(split.inputs[0])
+            if whole is not None and same_sizes(whole.shape, sizes):
+                return split.inputs[0]
         plan: list[Size] = [self._copied(before, i, size) for i, size in enumerate(sizes)]
         if not self._may_be_empty(sizes):
             for i, size in enumerate(plan):

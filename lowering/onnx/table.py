@@ -32,6 +32,9 @@ class Emission(Builder):
         maybe_empty: Symbols of dimensions that may be 0.
         packed: How packed linears are emitted: `dequantize` or `matmulnbits`; see `OnnxTarget`.
         dialect: `onnx` or `ort`; see `OnnxTarget`.
+
+    `value_of` gives the value of a program's node that was emitted before; `instead` are the values that `stands_for`
+    was told.
     """
 
     def __init__(
@@ -45,6 +48,12 @@ class Emission(Builder):
         self.packed, self.dialect = packed, dialect
         self.sizes = Sizes(self, maybe_empty)
         self.stored_transposed: Callable[[ir.Value], ir.Value | None] = lambda weight: None
+        self.value_of: Callable[[Any], Any] = lambda node: None
+        self.instead: dict[ir.Value, ir.Value] = {}
+
+    def stands_for(self, value: ir.Value, other: ir.Value) -> None:
+        """Take another value for an earlier one where that is a result of the program."""
+        self.instead[value] = other
 
     def scalar(self, value: Any, dtype: torch.dtype) -> ir.Value:
         """A number, a symbolic number or a value as a value of type `dtype`."""
