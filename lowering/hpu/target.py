@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.fx import Node
 
-from graphwright.ir.errors import FileFormatError
+from graphwright.ir.errors import FileFormatError, GraphwrightError
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.buckets import buckets
@@ -19,6 +19,7 @@ from graphwright.lowering.hpu.artifact import HpuArtifact
 from graphwright.lowering.hpu.attention import HpuAttention
 from graphwright.lowering.hpu.cache import HpuCache
 from graphwright.lowering.hpu.experts import HpuExperts
+from graphwright.lowering.hpu.fp8 import HpuFp8
 from graphwright.lowering.hpu.legality import legality
 from graphwright.lowering.hpu.norm import HpuNorm, HpuRotary
 from graphwright.lowering.hpu.packed import HpuPacked
@@ -30,7 +31,7 @@ from graphwright.passes.registry import register_pass
 FOLDED = 256
 """Bytes of constants that are computed once; an unpacked weight, however small, is not one of them."""
 
-for _pass in (HpuCache, HpuAttention, HpuNorm, HpuRotary, HpuPacked, HpuExperts):
+for _pass in (HpuCache, HpuAttention, HpuNorm, HpuRotary, HpuPacked, HpuExperts, HpuFp8):
     register_pass(_pass.name)(_pass)
 
 
@@ -44,12 +45,25 @@ class HpuTarget(Target):
         sizes: One or several sizes per dimension, such as `batch:1/sequence:128+512`; a dimension that is not named
             keeps the size it was captured with.
         softmax: The vendor's `softmax_mode`: `None`, or `fast`, which is less exact.
+        fp8: `dynamic` or `static`: linears in 8 bits, with scales found at each call or by calibration; empty for none.
+        calibration: For `static`, a safetensors file with a tensor for each input, whose rows are the samples.
     """
 
     name: ClassVar[str] = "hpu"
 
     sizes: str = ""
     softmax: Literal["None", "fast"] = "None"
+    fp8: Literal["", "dynamic", "static"] = ""
+    calibration: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.fp8 == "static") != bool(self.calibration):
+            raise GraphwrightError("fp8=static and calibration=FILE go together", remedies=["use fp8=dynamic"])
+
+    @property
+    def precision(self) -> str:
+        """What results are judged by where linears are in 8 bits."""
+        return "fp8" if self.fp8 else ""
 
     def pipeline(self) -> str:
         """Canonical form with fused operators, then the vendor's; caches of fixed size are written in place."""
@@ -61,7 +75,8 @@ class HpuTarget(Target):
         """A copy in which what the bridge does not have is decomposed into ATen."""
         from graphwright.passes.pipeline import Pipeline
 
-        legal = Pipeline(self.pipeline()).run(program, validate=False).program
+        eight = [HpuFp8(self.fp8, self.calibration)] if self.fp8 else []
+        legal = Pipeline([self.pipeline(), *eight]).run(program, validate=False).program
         decompose(legal, lambda node: self.supports(node).ok)
         legal.state = _plain(legal)
         return legal
