@@ -15,6 +15,7 @@ from graphwright.lowering.interface import Interface
 from graphwright.lowering.onnx.session import OnnxFile
 
 MODEL = "model.onnx"
+PAST, PRESENT = "past_key_values.", "present."
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class OnnxArtifact(Artifact):
         super().__init__(target, interface, provenance)
         self.file, self.branch = file, branch
         self.emulated: OnnxArtifact | None = None
+        self.in_place = False
 
     @property
     def model(self) -> Any:
@@ -93,6 +95,9 @@ class OnnxArtifact(Artifact):
         return read_onnx(self.file.path) if self.file.path is not None else onnx_snapshot(self.model)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.in_place and (rows := _rows_apart(inputs)):
+            results = [self._run(_row(inputs, i)) for i in range(rows)]
+            return {name: torch.cat([result[name] for result in results]) for name in self.output_names}
         branch = self.branch or Branch("", True)
         extra = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, (shape, kind) in branch.unused.items()}
         if self.branch is not None:
@@ -102,6 +107,25 @@ class OnnxArtifact(Artifact):
         found = {port.name: value for port, value in zip(ports, values, strict=True)}
         found |= {name: inputs[source] for name, source in branch.same.items()}
         return {name: found[name] for name in self.output_names}
+
+    def step(self, inputs: Mapping[str, torch.Tensor], caches: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run on caches that have room for more than they hold, and append to them; only where `in_place` is true.
+
+        Args:
+            inputs: The other inputs; how much the caches hold follows from `attention_mask`.
+            caches: By input name, contiguous tensors of [batch, heads, room, size].
+
+        Returns:
+            The outputs that are no caches.
+        """
+        if rows := _rows_apart(inputs):
+            results = [self.step(_row(inputs, i), _row(caches, i)) for i in range(rows)]
+            return {name: torch.cat([result[name] for result in results]) for name in results[0]}
+        ports = [port for port in self.interface.outputs if not port.name.startswith(PRESENT)]
+        into = {PRESENT + name.removeprefix(PAST): tensor for name, tensor in caches.items()}
+        wanted = [(port.name, port.torch_dtype()) for port in ports]
+        values = self.file.run({**inputs, **caches}, wanted, into)
+        return {port.name: value for port, value in zip(ports, values, strict=True)}
 
     def _write(self, folder: Path) -> None:
         self.file.write(folder / MODEL)
@@ -113,3 +137,21 @@ class OnnxArtifact(Artifact):
             self.file.write(folder / file)
         branch = {"branch": asdict(self.branch)} if self.branch else {}
         return {"file": file, **branch} | self.description()
+
+    def description(self) -> dict[str, Any]:
+        """Interface, provenance, and whether caches are appended to in place."""
+        return super().description() | ({"in_place": True} if self.in_place else {})
+
+
+def _row(tensors: Mapping[str, torch.Tensor], i: int) -> dict[str, torch.Tensor]:
+    return {name: tensor[i : i + 1] for name, tensor in tensors.items()}
+
+
+def _rows_apart(inputs: Mapping[str, torch.Tensor]) -> int:
+    """How many rows have to be run one by one, 0 for none.
+
+    `GroupQueryAttention` takes several new tokens after a cache for one row only.
+    """
+    rows, new = inputs["input_ids"].shape
+    past = inputs["attention_mask"].shape[1] - new
+    return rows if past and new > 1 and rows > 1 else 0

@@ -11,6 +11,7 @@ import torch
 from graphwright.ir.node import bound
 from graphwright.lowering.checks import plain_attention
 from graphwright.lowering.onnx.attention_inputs import appended, flat, is_flat, split_heads
+from graphwright.lowering.onnx.in_place import attend_in_place
 from graphwright.lowering.onnx.shapes import expanded
 from graphwright.lowering.onnx.sizes import expression
 from graphwright.lowering.onnx.table import Emission, register
@@ -44,7 +45,7 @@ def attention(
         if attn_mask is not None and b.rank(attn_mask) == 3:
             mask = b.op("Unsqueeze", mask, b.axes(1))
     grouped = len(shapes[0]) == 4 and expression(shapes[0][1]) != expression(shapes[1][1])
-    products = b.dialect == "ort" and grouped
+    products = b.dialect == "ort" and grouped and b.total is None
     if b.opset < 23 or products or b.result.dtype == torch.float64:  # ONNX Runtime computes double attention in float
         result = _decomposed(b, (query, key, value), shapes, mask, is_causal, scale)
     elif flat:
@@ -66,6 +67,8 @@ def _operator(
         nodes[1:] = [cache.new for cache in caches if cache]
     if b.dialect == "ort" and mask is None and not causal and all(map(is_flat, nodes)) and None in caches:
         return split_heads(b, _multi_head(b, nodes, scale))
+    if b.total is not None and mask is not None and None not in caches:
+        return split_heads(b, attend_in_place(b, nodes, [cache for cache in caches if cache], mask, scale))
     options = {"is_causal": int(causal) or None, "scale": scale}
     past = [b.value_of(cache.past) for cache in caches if cache] if None not in caches else []
     side_by_side = all(map(is_flat, nodes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 import torch
@@ -14,15 +14,28 @@ from graphwright.ir.program import Program
 from graphwright.lowering.call_emitter import CallEmitter
 from graphwright.lowering.dims import dim_text
 from graphwright.lowering.interface import Interface, Port
+from graphwright.lowering.onnx.in_place import find_caches, learn_length
 from graphwright.lowering.onnx.table import TABLE, Emission
 from graphwright.lowering.onnx.weights import Weights
 
 IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 11}
 
 
-def emit_model(
-    program: Program, opset: int, packed: str = "dequantize", dialect: str = "onnx"
-) -> tuple[ir.Model, dict[str, list[str]]]:
+class Emitted(NamedTuple):
+    """What `emit_model` returns.
+
+    Args:
+        model: The model.
+        provenance: Names of the operators that each program node became.
+        in_place: Whether the caches can be appended to in place.
+    """
+
+    model: ir.Model
+    provenance: dict[str, list[str]]
+    in_place: bool
+
+
+def emit_model(program: Program, opset: int, packed: str = "dequantize", dialect: str = "onnx") -> Emitted:
     """The ONNX model of a program whose calls all have emitters.
 
     Args:
@@ -30,9 +43,6 @@ def emit_model(
         opset: Version of the default operator set.
         packed: See `OnnxTarget`.
         dialect: See `OnnxTarget`.
-
-    Returns:
-        The model, and the names of the operators that each program node became.
     """
     return _Emitter(program, opset, packed, dialect).model()
 
@@ -51,9 +61,13 @@ class _Emitter(CallEmitter):
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
         self.builder.value_of = self.value
+        caches = find_caches(program, self.interface) if dialect == "ort" and opset >= 23 else None
+        self.in_place = caches is not None
+        if caches is not None:
+            learn_length(self.builder, caches)
         self.taken = {port.name for port in (*self.interface.inputs, *self.interface.outputs)}
 
-    def model(self) -> tuple[ir.Model, dict[str, list[str]]]:
+    def model(self) -> Emitted:
         inputs = [self._input(port) for port in self.interface.inputs]
         self.emit_calls()
         outputs = [self._output(port, set(inputs)) for port in self.interface.outputs]
@@ -69,7 +83,7 @@ class _Emitter(CallEmitter):
         common.RemoveUnusedNodesPass()(model)
         kept = {node.name for node in graph}
         emitted = {name: [op for op in ops if op in kept] for name, ops in self.builder.provenance.items()}
-        return model, {name: ops for name, ops in emitted.items() if ops}
+        return Emitted(model, {name: ops for name, ops in emitted.items() if ops}, self.in_place)
 
     # ---- interface ---------------------------------------------------------------------------
 

@@ -70,12 +70,18 @@ class OnnxFile:
             if source.exists():
                 shutil.copyfile(source, copy)
 
-    def run(self, inputs: Mapping[str, torch.Tensor], outputs: Iterable[tuple[str, torch.dtype]]) -> list[torch.Tensor]:
+    def run(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        outputs: Iterable[tuple[str, torch.dtype]],
+        into: Mapping[str, torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
         """Run on tensors of this process's memory, which are not copied; inputs that the file does not read are left.
 
         Args:
             inputs: Tensors by name.
             outputs: Name and element type of what is wanted.
+            into: Outputs that are written to these tensors, which may be inputs too; they are not among the results.
         """
         outputs = list(outputs)
         wanted = {entry.name for entry in self.session.get_inputs()}
@@ -85,8 +91,11 @@ class OnnxFile:
             binding.bind_ortvalue_input(name, _to_ort(tensor))
         for name, _ in outputs:
             binding.bind_output(name, "cpu")
+        for name, tensor in (into or {}).items():
+            binding.bind_ortvalue_output(name, _to_ort(tensor))
         self.session.run_with_iobinding(binding)
-        return [_from_ort(value, dtype) for value, (_, dtype) in zip(binding.get_outputs(), outputs, strict=True)]
+        values = binding.get_outputs()[: len(outputs)]
+        return [_from_ort(value, dtype) for value, (_, dtype) in zip(values, outputs, strict=True)]
 
 
 def _exact(options: Any) -> Any:

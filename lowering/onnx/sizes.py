@@ -69,6 +69,10 @@ class Sizes:
                 if symbol not in self._roots:
                     self._roots[symbol] = lambda i=i, size=size, symbol=symbol: self._root(value, i, size, symbol)
 
+    def derive(self, size: torch.SymInt, make: Callable[[], ir.Value]) -> None:
+        """Say how the value of a symbol is made, whatever values have it as a dimension."""
+        self._roots[expression(size)] = make
+
     def define(self, size: torch.SymInt, value: ir.Value) -> None:
         """Say that a symbolic number that tensors computed (such as `x.item()`) is `value`, an int64 of shape [1]."""
         self._known.setdefault(expression(size), value)

@@ -34,7 +34,8 @@ class Emission(Builder):
         dialect: `onnx` or `ort`; see `OnnxTarget`.
 
     `value_of` gives the value of a program's node that was emitted before; `instead` are the values that `stands_for`
-    was told.
+    was told. Where caches are appended to in place, `total` and `rows` give the number of positions after a step and
+    of rows, as int64 of shape [1].
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Emission(Builder):
         self.stored_transposed: Callable[[ir.Value], ir.Value | None] = lambda weight: None
         self.value_of: Callable[[Any], Any] = lambda node: None
         self.instead: dict[ir.Value, ir.Value] = {}
+        self.total: Callable[[], ir.Value] | None = None
+        self.rows: Callable[[], ir.Value] | None = None
 
     def stands_for(self, value: ir.Value, other: ir.Value) -> None:
         """Take another value for an earlier one where that is a result of the program."""

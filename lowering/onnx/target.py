@@ -36,7 +36,8 @@ class OnnxTarget(Target):
         keep: Operators that stay in float32 beside those of `graphwright.lowering.onnx.half.KEPT`, joined by `+`.
         int8: `dynamic` or `static`: products with weights in 8-bit integers; empty for none.
         calibration: For `static`, a safetensors file with a tensor for each input, whose rows are the samples.
-        dialect: `onnx`, or `ort` for the forms that are fastest on ONNX Runtime's CPU provider.
+        dialect: `onnx`, or `ort` for the forms that are fastest on ONNX Runtime's CPU provider; decoders then have
+            caches that are appended to in place, see `graphwright.lowering.onnx.in_place`.
     """
 
     name: ClassVar[str] = "onnx"
@@ -105,14 +106,17 @@ class OnnxTarget(Target):
         from graphwright.lowering.onnx.session import OnnxFile
 
         _table()
-        model, provenance = emit_model(program, self.opset, self.packed, self.dialect)
+        model, provenance, in_place = emit_model(program, self.opset, self.packed, self.dialect)
         interface = Interface.of(program)
         if self.precision:
             from graphwright.lowering.onnx.precision import reduced
 
-            return reduced(self, model, interface, provenance)
-        file = OnnxFile(model, external_bytes=self.external_bytes)
-        return OnnxArtifact(str(self), interface, provenance, file=file)
+            artifact = reduced(self, model, interface, provenance)
+        else:
+            file = OnnxFile(model, external_bytes=self.external_bytes)
+            artifact = OnnxArtifact(str(self), interface, provenance, file=file)
+        artifact.in_place = in_place
+        return artifact
 
     def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         """The two programs of a decoder in one file, `decoder_model_merged.onnx`, with each weight once."""
@@ -129,7 +133,9 @@ class OnnxTarget(Target):
         branch = Branch(**manifest["branch"]) if manifest.get("branch") else None
         interface = interface_from_json(manifest["interface"])
         file = OnnxFile(path=folder / Path(branch.file if branch else manifest.get("file", MODEL)).name)
-        return OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), file=file, branch=branch)
+        artifact = OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), file=file, branch=branch)
+        artifact.in_place = bool(manifest.get("in_place"))
+        return artifact
 
     @classmethod
     def load_parts(cls, folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Artifact]:

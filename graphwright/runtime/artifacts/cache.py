@@ -8,6 +8,8 @@ import torch
 from transformers.cache_utils import Cache
 
 Tensors = dict[str, torch.Tensor]
+ROOM = 256
+"""How many more tokens a cache is made longer by that is full."""
 
 
 class ArtifactCache(Cache):
@@ -65,3 +67,38 @@ class ArtifactCache(Cache):
 
     def _change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
+
+
+class RoomyCache(ArtifactCache):
+    """Keys and values in memory that has room for more, which steps append to in place.
+
+    Args:
+        tensors: By name of the artifact's input, [batch, heads, room, size].
+        length: How many positions are in use.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], length: int = 0) -> None:
+        super().__init__(tensors)
+        self.length = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens in the cache."""
+        return self.length
+
+    def reserve(self, length: int) -> None:
+        """Make room for so many tokens; the memory grows in steps of `ROOM`."""
+        have = min(tensor.shape[2] for tensor in self.tensors.values())
+        if length > have:
+            wanted = (length // ROOM + 1) * ROOM
+            self._change(lambda tensor: _longer(tensor, self.length, wanted))
+
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first tokens; a negative number says how many are forgotten."""
+        self.length = self.length + max_length if max_length < 0 else min(max_length, self.length)
+
+
+def _longer(tensor: torch.Tensor, length: int, wanted: int) -> torch.Tensor:
+    """The first `length` positions of the tensor, with room for `wanted`."""
+    result = tensor.new_zeros(*tensor.shape[:2], wanted, tensor.shape[3])
+    result[:, :, :length] = tensor[:, :, :length]
+    return result

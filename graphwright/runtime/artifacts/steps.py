@@ -10,7 +10,7 @@ import torch
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.dims import evaluate
 from graphwright.lowering.interface import Port
-from graphwright.runtime.artifacts.cache import ArtifactCache
+from graphwright.runtime.artifacts.cache import ArtifactCache, RoomyCache
 
 PAST, PRESENT = "past_key_values.", "present."
 Tensors = dict[str, torch.Tensor]
@@ -43,10 +43,23 @@ def decode(artifact: Artifact, inputs: Mapping[str, Any], cache: ArtifactCache |
     if "position_ids" in artifact.input_names and "position_ids" not in tensors:
         tensors["position_ids"] = positions(tensors["attention_mask"], tensors["input_ids"].shape[1])
     states = [port for port in artifact.interface.inputs if port.name.startswith(PAST)]
+    if getattr(artifact, "in_place", False):
+        return _append(artifact, tensors, states, cache)
     tensors |= {port.name: past[port.name] if port.name in past else empty(port, tensors) for port in states}
     outputs = artifact.run(**tensors)
     present = {PAST + name.removeprefix(PRESENT): value for name, value in outputs.items() if name.startswith(PRESENT)}
     return outputs, ArtifactCache(present) if present else None
+
+
+def _append(artifact: Any, tensors: Tensors, states: list[Port], cache: ArtifactCache | None) -> tuple[Tensors, Any]:
+    """A step that writes its keys and values into the cache that it was given."""
+    if not isinstance(cache, RoomyCache):
+        cache = RoomyCache({port.name: empty(port, tensors) for port in states})
+    length = cache.length + tensors["input_ids"].shape[1]
+    cache.reserve(length)
+    outputs = artifact.step(tensors, cache.tensors)
+    cache.length = length
+    return outputs, cache
 
 
 def positions(mask: torch.Tensor, count: int) -> torch.Tensor:
