@@ -240,7 +240,7 @@ class Builder:
         padded = self.reshape(value, (1,) * (len(shape) - value.rank) + value.shape)
         if padded.shape == shape:
             return padded
-        return self.op("BROADCAST_TO", [padded, self.const(shape)], shape, value.dtype)
+        return self.op("BROADCAST_TO", [padded, self.const(shape)], shape, value.dtype, 2)
 
     def slice(self, value: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
         """Entries from `start` up to `end` (not below 0, not beyond the size) along a dimension."""

@@ -53,7 +53,7 @@ def gelu(b: Builder, self: Value, approximate: str) -> Value:
 
 @register(aten.erf.default)
 def erf(b: Builder, self: Value) -> Value:
-    """The error function, taken from GELU, which is `x / 2 * (1 + erf(x / sqrt(2)))`; a line near zero."""
+    """Gauss's error function, solved from GELU's definition; a line near zero, where that divides by nothing."""
     wide = b.binary("MUL", self, b.const(math.sqrt(2), self.dtype))
     small = b.binary("LESS", b.unary("ABS", wide), b.const(1e-4, self.dtype), "bool")
     divisor = b.select(small, b.const(1.0, self.dtype), wide)

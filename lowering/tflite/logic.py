@@ -50,13 +50,13 @@ def _logical(code: str, *targets: Any, validate: Any = None) -> None:
 _logical("LOGICAL_AND", aten.logical_and.default)
 _logical("LOGICAL_OR", aten.logical_or.default)
 _logical("NOT_EQUAL", aten.logical_xor.default)
-_logical(
-    "LOGICAL_AND", aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor, validate=_booleans
-)  # fmt: skip
-_logical("LOGICAL_OR", aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor, validate=_booleans)
+_AND = (aten.bitwise_and.Tensor, aten.bitwise_and.Scalar, aten.__and__.Tensor, aten.__and__.Scalar)
+_OR = (aten.bitwise_or.Tensor, aten.bitwise_or.Scalar, aten.__or__.Tensor, aten.__or__.Scalar)
+_logical("LOGICAL_AND", *_AND, validate=_booleans)
+_logical("LOGICAL_OR", *_OR, validate=_booleans)
 
 
-@register(aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar, aten.__xor__.Tensor)
+@register(aten.bitwise_xor.Tensor, aten.bitwise_xor.Scalar, aten.__xor__.Tensor, aten.__xor__.Scalar)
 def bitwise_xor(b: Builder, self: Value, other: Number) -> Value:
     """Exclusive or of the bits."""
     left, right = b.promote(self, other)
