@@ -9,7 +9,8 @@ The reference, made of ATen ops, is what runs wherever the kernel does not: on C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def gemv(
 
 def reference(
     x: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Any],
     biases: Sequence[Tensor | None],
     *,
     norm: str = "none",
@@ -70,10 +71,11 @@ def reference(
     activation: str = "none",
     gated: bool = False,
     residual: Tensor | None = None,
+    linear: Callable[[Tensor, Any, Tensor | None], Tensor] = torch.nn.functional.linear,
 ) -> Tensor:
-    """The same by ATen ops."""
+    """The same by ATen ops; `linear` multiplies with each of the weights."""
     x = _normed(x, norm, norm_weight, norm_bias, eps)
-    parts = [torch.nn.functional.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+    parts = [linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
     parts[0] = _activated(parts[0], activation)
     result = parts[0] * parts[1] if gated else torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
     return result if residual is None else residual + result

@@ -19,17 +19,22 @@ from torch.fx import Node
 from graphwright.ir.edit import Edit
 from graphwright.ir.infer import same_shape
 from graphwright.ir.node import bound, is_call, shape_of, value_of
+from graphwright.ir.packed import packed_linear as _packed  # noqa: F401 - defines torch.ops.graphwright.packed_linear
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.lowering.eager.kernels import gemv as _op  # noqa: F401 - defines torch.ops.graphwright.gemv
+from graphwright.lowering.eager.kernels import packed_linear_gemv as _packed_op  # noqa: F401 - defines packed_gemv
 from graphwright.passes.base import Pass
 
 aten = torch.ops.aten
+packed_linear = torch.ops.graphwright.packed_linear
 
 
 @dataclass(frozen=True)
 class FuseGemv(Pass):
     """Make one kernel of each norm, the linears that read it, and their activation, gate or residual.
+
+    Packed linears become `graphwright::packed_gemv`, others `graphwright::gemv`.
 
     Args:
         rows: Largest number of rows for which a linear is rewritten, if the number is fixed.
@@ -74,7 +79,12 @@ class Site:
         arguments = [bound(linear) for linear in self.linears]
         edit.insert_before(self.tail[-1] if self.tail else self.linears[0])
         weights, biases = ([a[name] for a in arguments] for name in ("weight", "bias"))
-        call = edit.call(torch.ops.graphwright.gemv.default, source, weights, biases, **self.options)
+        if is_call(self.linears[0], packed_linear):
+            grids = ([a[name] for a in arguments] for name in ("scales", "zeros"))
+            packed = (source, weights, *grids, biases, arguments[0]["bits"], arguments[0]["group_size"])
+            call = edit.call(torch.ops.graphwright.packed_gemv.default, *packed, **self.options)
+        else:
+            call = edit.call(torch.ops.graphwright.gemv.default, source, weights, biases, **self.options)
         if self.tail or len(self.linears) == 1:
             edit.replace(self.tail[-1] if self.tail else self.linears[0], call)
         else:
@@ -90,9 +100,10 @@ def _groups(program: Program, rows: int) -> list[list[Node]]:
     """Linears of few rows by input; at most three, and only such that the first can stand where all are."""
     groups: dict[Any, list[Node]] = {}
     for node in program.graph.nodes:
-        if is_call(node, aten.linear) and _is_small(node, rows):
+        if is_call(node, aten.linear, packed_linear) and _is_small(node, rows):
             arguments = bound(node)
-            key = (arguments["input"], arguments["bias"] is None)
+            alike = [arguments.get(name) for name in ("bits", "group_size")]
+            key = (arguments["input"], arguments["bias"] is None, arguments.get("zeros") is None, *alike)
             members = groups.setdefault(key, [])
             ready = not members or all(source < members[0] for source in node.all_input_nodes)
             if not ready or len(members) == 3:
@@ -113,7 +124,10 @@ def _is_small(node: Node, rows: int) -> bool:
     arguments = bound(node)
     weight, sizes = arguments["weight"], shape_of(arguments["input"]) or ()
     steady = isinstance(weight, Node) and weight.op == "get_attr" and len(shape_of(weight) or ()) == 2
-    same = steady and value_of(weight).dtype == value_of(node).dtype
+    if is_call(node, packed_linear):
+        same = steady and arguments["group_index"] is None
+    else:
+        same = steady and value_of(weight).dtype == value_of(node).dtype
     return bool(node.users) and same and _is_few(sizes[:-1], rows)
 
 

@@ -1,9 +1,11 @@
 # ruff: noqa: ANN001, ANN202, SIM300
-"""Triton kernels of packed linears: 4-bit codes become half precision in registers, 8 of them by 8 instructions.
+# mypy: disable-error-code="no-untyped-def"
+"""Triton kernels of packed linears: 4-bit codes become half precision in registers, 8 of them by 7 instructions.
 
-Codes are stored in blocks of 128 columns: byte `j` of a block holds column `j` in its low half and column `64 + j` in
-its high half, so that either half multiplies neighbouring elements of the input. A code is or-ed into the mantissa of
-128 (bfloat16) or 1024 (float16), where it counts as itself.
+Codes are stored in blocks of 128 columns, in the order in which the threads of a tensor core's operand hold them:
+nibble `p + 4e` of word `4c + m` of a block is column `32m + 8p + 2c + e`. So each thread reads 16 bytes at once, and an
+even and its odd column are unpacked together. A code is or-ed into the mantissa of 128 (bfloat16) or 1024 (float16),
+where it counts as itself.
 """
 
 from __future__ import annotations
@@ -14,20 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128
-HALF = tl.constexpr(64)
 MAGIC = {torch.bfloat16: 128.0, torch.float16: 1024.0}
 
 _UNPACK = """
 {
-    .reg .b32 t0, t1, u0, u1;
-    prmt.b32 t0, $4, 0, 0x4140;
-    prmt.b32 t1, $4, 0, 0x4342;
-    shr.u32 u0, t0, 4;
-    shr.u32 u1, t1, 4;
-    lop3.b32 $0, t0, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $1, t1, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $2, u0, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $3, u1, 0x000F000F, MAGIC, 0xEA;
+    .reg .b32 a, b, c;
+    shr.u32 a, $4, 4;
+    shr.u32 b, $4, 8;
+    shr.u32 c, $4, 12;
+    lop3.b32 $0, $4, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 $1, a, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 $2, b, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 $3, c, 0x000F000F, MAGIC, 0xEA;
 }
 """
 _BFLOAT16 = tl.constexpr(_UNPACK.replace("MAGIC", "0x43004300"))
@@ -35,11 +35,14 @@ _FLOAT16 = tl.constexpr(_UNPACK.replace("MAGIC", "0x64006400"))
 
 
 @triton.jit
-def _unpack(octets, DTYPE: tl.constexpr, ASM: tl.constexpr):
-    """(low, high) codes plus 128 or 1024, in half precision."""
-    magic: tl.constexpr = 128 if DTYPE == tl.bfloat16 else 1024
+def _unpack(octets, BN: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """Codes plus 128 or 1024, each [BN, 64] with columns in the order (c, m, p % 2, e): `p < 2`, and `p >= 2`."""
     if not ASM:
-        return ((octets & 15).to(tl.int32) + magic).to(DTYPE), ((octets >> 4).to(tl.int32) + magic).to(DTYPE)
+        magic: tl.constexpr = 128 if DTYPE == tl.bfloat16 else 1024
+        first, second = tl.split(tl.reshape(octets.to(tl.int32), [BN, 16, 2, 2]))
+        low = tl.permute(tl.join(first & 15, first >> 4), (0, 1, 3, 2))
+        high = tl.permute(tl.join(second & 15, second >> 4), (0, 1, 3, 2))
+        return (tl.reshape(low, [BN, 64]) + magic).to(DTYPE), (tl.reshape(high, [BN, 64]) + magic).to(DTYPE)
     elif DTYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(
             _BFLOAT16, "=r,=r,=r,=r,r", [octets], (tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
@@ -51,21 +54,29 @@ def _unpack(octets, DTYPE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _grid_of(ptr, rows, valid, first, inside, N, GROUP: tl.constexpr):
-    """A value for each row and group of 64 columns [BN, 1], or for each column where groups are smaller [BN, 64]."""
-    if GROUP >= 64:
-        values = tl.load(ptr + (first // GROUP) * N + rows, mask=valid, other=0.0)
-        return values[:, None]
+def _grid_of(ptr, rows, first, N, GROUP: tl.constexpr):
+    """A value for each row [BN, 1], or for each octet [BN, 64] where groups are smaller than a block."""
+    if GROUP >= 128:
+        return tl.load(ptr + (first // GROUP) * N + rows)[:, None]
     else:
-        places = ((first + inside) // GROUP)[None, :] * N + rows[:, None]
-        return tl.load(ptr + places, mask=valid[:, None], other=0.0)
+        group = (first + tl.arange(0, 64) // 4 % 4 * 32) // GROUP
+        return tl.load(ptr + group[None, :] * N + rows[:, None])
+
+
+@triton.jit
+def _in_order(weight, BN: tl.constexpr, WARPS: tl.constexpr):
+    """[BN, 64] in the order of columns; rows, which are read 8 by 8 warp by warp, in that of the tile."""
+    repeats: tl.constexpr = BN // (16 * WARPS)
+    weight = tl.permute(tl.reshape(weight, [repeats, 2, WARPS, 8, 4, 4, 4]), (0, 2, 1, 3, 5, 4, 6))
+    weight = tl.reshape(weight, [BN, 4, 4, 2, 2])
+    return tl.reshape(tl.permute(weight, (0, 1, 3, 2, 4)), [BN, 64])
 
 
 @triton.jit(do_not_specialize=["M"])
 def _matrix(
     x_ptr, w_ptr, s_ptr, z_ptr, b_ptr, out_ptr, parts_ptr, counts_ptr, M, N, K: tl.constexpr, GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, SPLIT: tl.constexpr, LATE: tl.constexpr,
-    MIDDLE: tl.constexpr, ASM: tl.constexpr,
+    MIDDLE: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """A tile of BN outputs for BM rows; the weight is the first operand, which tensor cores read from registers.
 
@@ -74,13 +85,17 @@ def _matrix(
     """
     tile = tl.program_id(0)
     share = tl.program_id(2)
-    rows = tile * BN + tl.arange(0, BN)
+    row = tl.arange(0, BN)
+    outputs = tile * BN + row
+    valid = outputs < N
+    # the row of the tile that each row read from memory becomes; see _in_order
+    read = row // (16 * WARPS) * (16 * WARPS) + row // 8 % WARPS * 16 + row // (8 * WARPS) % 2 * 8 + row % 8
+    rows = tl.minimum(tile * BN + read, N - 1)
     columns = tl.program_id(1) * BM + tl.arange(0, BM)
-    valid = rows < N
     wanted = columns < M
-    inside = tl.arange(0, HALF)
-    starts = w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + inside[None, :]
-    sources = x_ptr + columns.to(tl.int64)[None, :] * K + inside[:, None]
+    starts = w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + tl.arange(0, 64)[None, :]
+    column = tl.arange(0, 64) // 16 * 32 + tl.arange(0, 64) % 16
+    sources = x_ptr + tl.minimum(columns, M - 1).to(tl.int64)[None, :] * K + column[:, None]
     dtype = x_ptr.dtype.element_ty
     acc = tl.zeros([BN, BM], dtype=tl.float32)
     blocks: tl.constexpr = K // 128
@@ -89,28 +104,21 @@ def _matrix(
     end = min(begin + per_share, blocks)
     for block in range(begin, end):
         first = block * 128
-        octets = tl.load(starts + block * 64, mask=valid[:, None], other=0)
-        x0 = tl.load(sources + first, mask=wanted[None, :], other=0.0)
-        x1 = tl.load(sources + first + 64, mask=wanted[None, :], other=0.0)
-        low, high = _unpack(octets, dtype, ASM)
-        z0 = tl.zeros([1, 1], dtype=dtype) + MIDDLE
+        low, high = _unpack(tl.load(starts + block * 64), BN, dtype, ASM)
+        x0 = tl.load(sources + first)
+        x1 = tl.load(sources + first + 16)
+        zero = tl.zeros([1, 1], dtype=dtype) + MIDDLE
         if MIDDLE == 0:
-            z0 = _grid_of(z_ptr, rows, valid, first, inside, N, GROUP)
-        s0 = _grid_of(s_ptr, rows, valid, first, inside, N, GROUP)
+            zero = _grid_of(z_ptr, rows, first, N, GROUP)
         if LATE:
-            part = tl.dot(low - z0, x0)
-            part = tl.dot(high - z0, x1, part)
-            acc += part * s0.to(tl.float32)
+            scale = tl.load(s_ptr + (first // GROUP) * N + tl.minimum(outputs, N - 1)).to(tl.float32)
+            part = tl.dot(_in_order(low - zero, BN, WARPS), x0)
+            acc += tl.dot(_in_order(high - zero, BN, WARPS), x1, part) * scale[:, None]
         else:
-            z1 = z0
-            s1 = s0
-            if GROUP < 128:
-                if MIDDLE == 0:
-                    z1 = _grid_of(z_ptr, rows, valid, first + 64, inside, N, GROUP)
-                s1 = _grid_of(s_ptr, rows, valid, first + 64, inside, N, GROUP)
-            acc = tl.dot((low - z0) * s0.to(dtype), x0, acc)
-            acc = tl.dot((high - z1) * s1.to(dtype), x1, acc)
-    place = columns.to(tl.int64)[None, :] * N + rows[:, None]
+            scale = _grid_of(s_ptr, rows, first, N, GROUP).to(dtype)
+            acc = tl.dot(_in_order((low - zero) * scale, BN, WARPS), x0, acc)
+            acc = tl.dot(_in_order((high - zero) * scale, BN, WARPS), x1, acc)
+    place = columns.to(tl.int64)[None, :] * N + outputs[:, None]
     inner = valid[:, None] & wanted[None, :]
     if SPLIT > 1:
         size = tl.cast(M, tl.int64) * N
@@ -123,38 +131,35 @@ def _matrix(
             for other in range(0, SPLIT):
                 total += tl.load(parts_ptr + other * size + place, mask=inner, other=0.0, cache_modifier=".cg")
             if HAS_BIAS:
-                total += tl.load(b_ptr + rows, mask=valid, other=0.0).to(tl.float32)[:, None]
+                total += tl.load(b_ptr + outputs, mask=valid, other=0.0).to(tl.float32)[:, None]
             tl.store(out_ptr + place, total.to(dtype), mask=inner)
             tl.store(count, 0)
     else:
         if HAS_BIAS:
-            acc += tl.load(b_ptr + rows, mask=valid, other=0.0).to(tl.float32)[:, None]
+            acc += tl.load(b_ptr + outputs, mask=valid, other=0.0).to(tl.float32)[:, None]
         tl.store(out_ptr + place, acc.to(dtype), mask=inner)
 
 
 @triton.jit
 def _spread(
     w_ptr, s_ptr, z_ptr, out_ptr, N, K: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, MIDDLE: tl.constexpr,
-    ASM: tl.constexpr,
+    WARPS: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Dequantize BN rows of one block of columns."""
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    outputs = tl.program_id(0) * BN + tl.arange(0, BN)
+    rows = tl.minimum(outputs, N - 1)
     first = tl.program_id(1) * 128
-    valid = rows < N
-    inside = tl.arange(0, HALF)
     dtype = out_ptr.dtype.element_ty
-    octets = tl.load(w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + first // 2 + inside[None, :], valid[:, None], 0)
-    low, high = _unpack(octets, dtype, ASM)
-    place = out_ptr + rows.to(tl.int64)[:, None] * K + first + inside[None, :]
-    z0 = tl.zeros([1, 1], dtype=dtype) + MIDDLE
-    z1 = z0
+    octets = tl.load(w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + first // 2 + tl.arange(0, 64)[None, :])
+    low, high = _unpack(octets, BN, dtype, ASM)
+    zero = tl.zeros([1, 1], dtype=dtype) + MIDDLE
     if MIDDLE == 0:
-        z0 = _grid_of(z_ptr, rows, valid, first, inside, N, GROUP)
-        z1 = _grid_of(z_ptr, rows, valid, first + 64, inside, N, GROUP)
-    s0 = _grid_of(s_ptr, rows, valid, first, inside, N, GROUP).to(tl.float32)
-    s1 = _grid_of(s_ptr, rows, valid, first + 64, inside, N, GROUP).to(tl.float32)
-    tl.store(place, ((low - z0).to(tl.float32) * s0).to(dtype), mask=valid[:, None])
-    tl.store(place + 64, ((high - z1).to(tl.float32) * s1).to(dtype), mask=valid[:, None])
+        zero = _grid_of(z_ptr, rows, first, N, GROUP)
+    scale = _grid_of(s_ptr, rows, first, N, GROUP)
+    joined = tl.reshape(tl.join((low - zero) * scale, (high - zero) * scale), [BN, 4, 4, 2, 2, 2])
+    weight = tl.reshape(tl.permute(joined, (0, 2, 5, 3, 1, 4)), [BN, 128])
+    place = out_ptr + outputs.to(tl.int64)[:, None] * K + first + tl.arange(0, 128)[None, :]
+    tl.store(place, weight, mask=(outputs < N)[:, None])
 
 
 def matrix(
@@ -187,7 +192,8 @@ def matrix(
     _matrix[grid](
         x, weight, scales, x if zeros is None else zeros, x if bias is None else bias, out, parts, counts, count,
         outputs, K=inputs, GROUP=group_size, HAS_BIAS=bias is not None, BN=rows, BM=columns, SPLIT=split,
-        LATE=late and group_size >= BLOCK, MIDDLE=_middle(x.dtype, zeros), ASM=asm, num_warps=warps, num_stages=stages,
+        LATE=late and group_size >= BLOCK, MIDDLE=_middle(x.dtype, zeros), WARPS=warps, ASM=asm,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
 
@@ -201,7 +207,7 @@ def spread(
     grid = (triton.cdiv(outputs, 32), inputs // BLOCK)
     _spread[grid](
         weight, scales, scales if zeros is None else zeros, out, outputs, K=inputs, GROUP=group_size, BN=32,
-        MIDDLE=_middle(dtype, zeros), ASM=asm, num_warps=4,
+        MIDDLE=_middle(dtype, zeros), WARPS=4, ASM=asm, num_warps=4,
     )  # fmt: skip
     return out
 

@@ -1,8 +1,8 @@
-"""One packed linear on a GPU, in half precision.
+"""Packed linears on a GPU, in half precision.
 
 | rows | what runs |
 |---|---|
-| 1, bfloat16 | PyTorch's `_weight_int4pack_mm` |
+| 1 | our Triton kernel for a row, alone or together with what is around it |
 | to 64 | our Triton kernel: codes are unpacked in registers, sums in float32 |
 | to 256 | the same with tiles of 256 rows |
 | more | our Triton kernel dequantizes, then one product |
@@ -14,24 +14,53 @@ logged sentence. Weights that the kernels cannot express run as the reference do
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphwright.ir.packed import PackedWeight, packed_linear
+from graphwright.lowering.eager.kernels.gemv import reference
 from graphwright.lowering.eager.packed.kept import Kept
-from graphwright.lowering.eager.packed.layout import int4, int4_size, scales_and_offsets
+from graphwright.lowering.eager.packed.layout import int4, int4_size
 
 logger = logging.getLogger("graphwright")
-aten = torch.ops.aten
 
 BLOCK = 128
-_INNER_TILES = 8
 _MOST_TILES = 1 << 16
 _TOLERANCE = 2e-2  # of the largest element: scales are rounded to the dtype of the product
 _REFUSED: set[str] = set()
+
+Run = Callable[[], Tensor]
+
+
+class Checked:
+    """Runs forms, each checked at its first call."""
+
+    def __init__(self) -> None:
+        self._checked: set[str] = set()
+
+    def __call__(self, form: str, run: Run, reference: Run, x: Tensor) -> Tensor:
+        """What `run` gives; at the first call, and while a graph is captured before it, what `reference` gives."""
+        if form in self._checked:
+            return run()
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return reference()
+        expected = reference()
+        try:
+            result = run()
+            difference = float((result.float() - expected.float()).abs().max())
+            if difference <= _TOLERANCE * float(expected.float().abs().max()):
+                self._checked.add(form)
+                return result
+            reason = f"its result differs by {difference:.3g}"
+        except Exception as error:  # a compiler, a driver, or a GPU that a kernel does not know
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+        _REFUSED.add(form)
+        logger.warning("Packed linears run without the form '%s': %s", form, reason)
+        return expected
 
 
 class CudaPackedCall:
@@ -47,7 +76,7 @@ class CudaPackedCall:
     def __init__(self, bits: int, group_size: int) -> None:
         self.bits, self.group_size = bits, group_size
         self._kept = Kept()
-        self._checked: set[str] = set()
+        self._checked = Checked()
 
     def __call__(
         self,
@@ -60,64 +89,104 @@ class CudaPackedCall:
     ) -> Tensor:
         """`graphwright::packed_linear` on a GPU; see there for the arguments."""
         reference = lambda: packed_linear(x, weight, scales, zeros, group_index, bias, self.bits, self.group_size)  # noqa: E731
-        form = self._form(x, scales)
+        form = form_of(x, self.bits, self.group_size)
         if form is None:
             return reference()
+        return self._checked(form, lambda: self._run(form, x, weight, scales, zeros, group_index, bias), reference, x)
+
+    def blocks(
+        self, x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, group_index: Tensor | None = None
+    ) -> Blocks:
+        """The weight as the kernels read it, made once."""
         packed = PackedWeight(weight, scales, zeros, group_index, self.bits, self.group_size, x.shape[-1])
         self._kept.refresh(packed)
-        if form in self._checked:
-            return self._run(form, x, packed, bias)
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return reference()
-        return self._first(form, lambda: self._run(form, x, packed, bias), reference)
+        return self._kept.get(("blocks", x.dtype), lambda: blocks(packed, x.dtype))
 
-    def _first(self, form: str, run: Callable[[], Tensor], reference: Callable[[], Tensor]) -> Tensor:
-        """The first call of a form, checked."""
-        expected = reference()
-        try:
-            result = run()
-            difference = float((result.float() - expected.float()).abs().max())
-            if difference <= _TOLERANCE * float(expected.float().abs().max()):
-                self._checked.add(form)
-                return result
-            reason = f"its result differs by {difference:.3g}"
-        except Exception as error:  # a compiler, a driver, or a GPU that a kernel does not know
-            reason = f"{type(error).__name__}: {str(error)[:200]}"
-        _REFUSED.add(form)
-        logger.warning("Packed linears run without the form '%s': %s", form, reason)
-        return expected
-
-    def _form(self, x: Tensor, scales: Tensor) -> str | None:
-        inputs, outputs = x.shape[-1], scales.shape[0]
-        rows, size = x.numel() // inputs, int4_size(inputs, self.bits, self.group_size)
-        if not rows or x.dtype not in (torch.float16, torch.bfloat16) or inputs % BLOCK or size is None:
-            return None
-        forms = ["tinygemm"] if rows == 1 and x.dtype is torch.bfloat16 and outputs % 8 == 0 else []
-        forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and size >= 64 else []
-        return next((form for form in [*forms, "spread"] if form not in _REFUSED), None)
-
-    def _run(self, form: str, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
-        make = _tinygemm if form == "tinygemm" else _blocks
-        codes, scales, zeros, size, order = self._kept.get((make, x.dtype), lambda: make(packed, x.dtype))
-        rows = (x if order is None else x.index_select(-1, order)).reshape(-1, packed.inputs).contiguous()
-        if form == "tinygemm":
-            result = aten._weight_int4pack_mm(rows, codes, size, scales)
-            result = result if bias is None else result + bias
-        else:
-            result = self._triton(form, rows, codes, scales, zeros, size, bias)
-        return result.unflatten(0, x.shape[:-1]) if x.dim() != 2 else result
-
-    def _triton(
-        self, form: str, x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, size: int, bias: Tensor | None
+    def _run(
+        self,
+        form: str,
+        x: Tensor,
+        weight: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        group_index: Tensor | None,
+        bias: Tensor | None,
     ) -> Tensor:
-        from graphwright.lowering.eager.kernels import packed_linear_triton as kernels
+        stored = self.blocks(x, weight, scales, zeros, group_index)
+        rows = (x if stored.order is None else x.index_select(-1, stored.order)).reshape(-1, x.shape[-1]).contiguous()
+        return self._multiply(form, rows, stored, bias).reshape(*x.shape[:-1], -1)
 
+    def _multiply(self, form: str, x: Tensor, stored: Blocks, bias: Tensor | None) -> Tensor:
+        from graphwright.lowering.eager.kernels import packed_linear_gemv_triton, packed_linear_triton
+
+        codes, scales, zeros, size = stored.codes, stored.scales, stored.zeros, stored.group_size
+        if form == "row":
+            return packed_linear_gemv_triton.launch(x, [codes], [scales], [zeros], [bias], size)
         if form == "spread":
-            return torch.nn.functional.linear(x, kernels.spread(codes, scales, zeros, size, x.dtype), bias)
-        count, outputs = x.shape[0], codes.shape[0]
-        tiles = tile_sizes(count, outputs, codes.shape[1] * 2)
+            weight = packed_linear_triton.spread(codes, scales, zeros, size, x.dtype)
+            return torch.nn.functional.linear(x, weight, bias)
+        tiles = tile_sizes(x.shape[0], codes.shape[0], codes.shape[1] * 2)
         counts = self._kept.get("counts", lambda: torch.zeros(_MOST_TILES, dtype=torch.int32, device=x.device))
-        return kernels.matrix(x, codes, scales, zeros, bias, size, counts, **tiles)
+        return packed_linear_triton.matrix(x, codes, scales, zeros, bias, size, counts, **tiles)
+
+
+class CudaPackedGemv:
+    """Runs `graphwright::packed_gemv` on a GPU: one kernel for a row, the kernels of linears for more.
+
+    Args:
+        bits: Bits of a code.
+        group_size: Inputs of a group.
+        count: How many weights there are.
+    """
+
+    __name__ = "cuda_packed_gemv"
+
+    def __init__(self, bits: int, group_size: int, count: int) -> None:
+        self.bits, self.group_size = bits, group_size
+        self._calls = [CudaPackedCall(bits, group_size) for _ in range(count)]
+        self._checked = Checked()
+
+    def __call__(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        scales: Sequence[Tensor],
+        zeros: Sequence[Tensor | None],
+        biases: Sequence[Tensor | None],
+        *_: int,
+        **options: Any,
+    ) -> Tensor:
+        """`graphwright::packed_gemv` on a GPU; see there for the arguments."""
+        parts = list(zip(self._calls, weights, scales, zeros, strict=True))
+
+        def apart() -> Tensor:
+            return reference(x, parts, biases, linear=_linear, **options)
+
+        def together() -> Tensor:
+            from graphwright.lowering.eager.kernels.packed_linear_gemv_triton import launch
+
+            stored = [call.blocks(x, *tensors) for call, *tensors in parts]
+            columns = ([getattr(item, name) for item in stored] for name in ("codes", "scales", "zeros"))
+            return launch(x.contiguous(), *columns, biases, stored[0].group_size, **options)
+
+        one = form_of(x, self.bits, self.group_size) == "row"
+        return self._checked("row", together, apart, x) if one else apart()
+
+
+def _linear(x: Tensor, part: tuple[Any, ...], bias: Tensor | None) -> Tensor:
+    call, *tensors = part
+    return call(x, *tensors, None, bias)
+
+
+def form_of(x: Tensor, bits: int, group_size: int) -> str | None:
+    """Name of what multiplies this input with a packed weight; None for the reference."""
+    inputs = x.shape[-1]
+    rows, size = x.numel() // inputs, int4_size(inputs, bits, group_size)
+    if not rows or x.dtype not in (torch.float16, torch.bfloat16) or inputs % BLOCK or size is None:
+        return None
+    forms = ["row"] if rows == 1 else []
+    forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and size >= 64 else []
+    return next((form for form in [*forms, "spread"] if form not in _REFUSED), None)
 
 
 def tile_sizes(rows: int, outputs: int, inputs: int) -> dict[str, Any]:
@@ -126,34 +195,45 @@ def tile_sizes(rows: int, outputs: int, inputs: int) -> dict[str, Any]:
         split = 1 if outputs >= 8192 else 4
         return {"rows": 128, "columns": 256, "split": split, "late": False, "warps": 8, "stages": 3}
     columns = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    if columns > 16:
-        return {"rows": 64, "columns": columns, "split": 2 if outputs >= 8192 else 4, "late": False, "warps": 4}
     split = 2 if outputs >= 8192 else 4
-    return {"rows": 32, "columns": 16, "split": split if inputs >= 2048 else 1, "late": True, "warps": 2}
+    return {
+        "rows": 64, "columns": columns, "split": split if inputs >= 2048 else 1, "late": columns == 16, "warps": 4
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A weight as the Triton kernels read it; see `packed_linear_triton`.
+
+    Args:
+        codes: [N, K / 2], uint8.
+        scales: [G, N], in the dtype of the product.
+        zeros: [G, N], plus 128 or 1024; None for 8.
+        group_size: 32, 64, 128 or 256.
+        order: [K], the column of the input at each place; None where columns stay.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    group_size: int
+    order: Tensor | None
 
 
 def blocks_of(codes: Tensor) -> Tensor:
-    """[N, K / 2]: byte `j` of each block of 128 columns holds column `j` and, in its high half, column `64 + j`."""
-    halves = codes.reshape(codes.shape[0], -1, 2, BLOCK // 2)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1).contiguous()
+    """[N, K / 2]: the codes in the order of `packed_linear_triton`."""
+    nibbles = codes.reshape(len(codes), -1, 4, 4, 4, 2).permute(0, 1, 4, 2, 5, 3).reshape(len(codes), -1, 2)
+    return (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).contiguous()
 
 
-def _blocks(packed: PackedWeight, dtype: torch.dtype) -> tuple[Any, ...]:
-    """What the Triton kernels read."""
+def blocks(packed: PackedWeight, dtype: torch.dtype) -> Blocks:
+    """A packed weight as the Triton kernels read it; `int4_size` must not be None."""
     from graphwright.lowering.eager.kernels.packed_linear_triton import MAGIC
 
     weight = int4(packed)
-    scales = weight.scales.to(dtype)
     zeros = None
     if packed.zeros is not None or packed.bits != 4:
         middle = 8 - weight.offsets / weight.scales.where(weight.scales != 0, 1)
         zeros = (middle.round() + MAGIC[dtype]).to(dtype).t().contiguous()
-    return blocks_of(weight.codes), scales.t().contiguous(), zeros, weight.group_size, weight.order
-
-
-def _tinygemm(packed: PackedWeight, dtype: torch.dtype) -> tuple[Any, ...]:
-    """What PyTorch's kernel reads."""
-    weight = int4(packed)
-    pairs = (weight.codes[:, ::2] << 4 | weight.codes[:, 1::2]).contiguous()  # the first column in the high half
-    codes = aten._convert_weight_to_int4pack(pairs, _INNER_TILES)
-    return codes, scales_and_offsets(weight, dtype), None, weight.group_size, weight.order
+    scales = weight.scales.to(dtype).t().contiguous()
+    return Blocks(blocks_of(weight.codes), scales, zeros, weight.group_size, weight.order)

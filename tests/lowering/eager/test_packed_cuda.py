@@ -26,11 +26,12 @@ def nothing_refused(monkeypatch):
     monkeypatch.setattr(cuda, "_REFUSED", set())
 
 
-def test_halves_of_a_block_are_columns_64_apart():
+def test_blocks_hold_columns_as_tensor_cores_do():
     codes = torch.randint(0, 16, (3, 256), dtype=torch.uint8)
-    packed = blocks_of(codes).reshape(3, 2, 64)
-    assert torch.equal(packed & 15, codes.reshape(3, 2, 2, 64)[:, :, 0])
-    assert torch.equal(packed >> 4, codes.reshape(3, 2, 2, 64)[:, :, 1])
+    words = blocks_of(codes).view(torch.int32).reshape(3, 2, 4, 4)
+    for c, m, p, e in [(0, 0, 0, 0), (1, 2, 3, 0), (3, 3, 3, 1), (2, 0, 1, 1)]:
+        found = words[:, :, c, m] >> 4 * (p + 4 * e) & 15
+        assert torch.equal(found, codes.reshape(3, 2, 128)[:, :, 32 * m + 8 * p + 2 * c + e].int())
 
 
 def test_a_form_that_does_not_run_is_left_out_and_said(caplog):
@@ -40,12 +41,12 @@ def test_a_form_that_does_not_run_is_left_out_and_said(caplog):
     with caplog.at_level(logging.WARNING, "graphwright"):
         for _ in range(4):
             assert torch.equal(call(x, *parts, None), packed_linear(x, *parts, None, 4, 128))
-    assert len(caplog.records) == 2 and not {"few", "spread"} ^ cuda._REFUSED
+    assert len(caplog.records) == 2 and {"few", "spread"} == cuda._REFUSED
 
 
 def test_a_form_that_computes_something_else_is_left_out(monkeypatch, caplog):
     parts, x = weight(4, 128), torch.randn(2, 512).bfloat16()
-    monkeypatch.setattr(CudaPackedCall, "_run", lambda self, form, x, packed, bias: torch.zeros(2, 96).bfloat16())
+    monkeypatch.setattr(CudaPackedCall, "_run", lambda self, *_: torch.zeros(2, 96).bfloat16())
     call = CudaPackedCall(4, 128)
     assert torch.equal(call(x, *parts, None), packed_linear(x, *parts, None, 4, 128))
     assert "differs" in caplog.text and "few" in cuda._REFUSED
