@@ -24,6 +24,8 @@ from graphwright.passes.patterns.proxy import OpProxy
 PRODUCTS = ("transformers::grouped_mm_fallback", "aten::_grouped_mm")
 """Ops that multiply sorted rows with the matrix of their expert."""
 
+HALF = (torch.bfloat16, torch.float16)
+
 _ANY = {"dtype": ..., "layout": ..., "device": ..., "pin_memory": ...}
 
 
@@ -56,8 +58,11 @@ def experts_rule(packet: Any) -> type[Rule]:
             return aten.sum(aten.reshape(back, ...), [1])
 
         def check(self, m: Match) -> None:
-            """The operator's activations, and one type throughout."""
-            m.require(m.x.dtype == m.weights.dtype == m.root.meta["val"].dtype, "all must be of one type")
+            """One type throughout, or one that the router's weights are rounded to."""
+            narrow = m.x.dtype in HALF
+            m.require(
+                narrow or m.x.dtype == m.weights.dtype, f"{m.weights} is not {m.x.dtype} as {m.x} is", at=m.weights
+            )
             m.require(m.x.rank == m.table.rank == m.weights.rank == 2, "tokens must be rows")
             m.require(m.chosen == m.table.shape[1], "each token must have its experts in one row", at=m.table)
             count = m.gate_up.shape[0]
@@ -71,7 +76,10 @@ def experts_rule(packet: Any) -> type[Rule]:
             if permuted != also:
                 w3 = [rw.aten.transpose.int(part, 0, 1) for part in w3]
             experts = (w12, w3, permuted, m.tag("activation"), 0, count - 1)
-            return hpu_call(rw, "mixture_of_experts.fused_weights", m.x, m.table, m.weights, *experts)
+            shares = m.weights.node if m.weights.dtype == m.x.dtype else rw.aten.to.dtype(m.weights, m.x.dtype)
+            result = hpu_call(rw, "mixture_of_experts.fused_weights", m.x, m.table, shares, *experts)
+            dtype = m.root.meta["val"].dtype
+            return result if dtype == m.x.dtype else rw.aten.to.dtype(result, dtype)
 
     return FusedExperts
 
@@ -132,7 +140,8 @@ def dense_rule(packet: Any) -> type[Rule]:
 class HpuExperts(Pass):
     """Mixtures of experts, as transformers computes them with grouped products, become `hpu::mixture_of_experts`.
 
-    Agrees up to the order of sums. Grouped products of other mixtures (with biases, or a clamped gate) become products
+    Agrees up to the order of sums; in half precision the router's weights are rounded to it too, as the operator takes
+    one type. Grouped products of other mixtures (with biases, or a clamped gate) become products
     of all rows with all experts' matrices, which take as many times as long as there are experts.
     """
 

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 import graphwright as gw
 from graphwright.lowering.hpu.fp8 import RANGE, eight_bits, powers_of_two
 
-
 LIMIT = 0.1
 """Half as much again as is expected of the relative error."""
 

@@ -198,6 +198,20 @@ def test_packed_weights(name: str, act_order: bool) -> None:
     gw.compare(packed, artifact)
 
 
+@pytest.mark.parametrize("name", ["llama", pytest.param("mixtral", marks=pytest.mark.slow)])
+def test_half_precision(name: str) -> None:
+    """The default tolerance of bfloat16; norms and rotary embeddings are fused there too."""
+    model = build(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.div_(3)  # larger weights let single roundings of the logits grow
+    model = model.to(torch.bfloat16)
+    artifact = lowered(gw.capture(model))
+    gw.compare(model, artifact)
+    assert {"rms_norm", "rotary_pos_embedding", "sdpa_recomp_fwd"} <= operators(artifact)
+    assert ("mixture_of_experts" in operators(artifact)) == (name == "mixtral")
+
+
 def scatter_groups(program: gw.Program) -> None:
     """Give every packed linear groups that are scattered over its inputs, as GPTQ leaves them with `desc_act`."""
     for node in [node for node in program.graph.nodes if "packed_linear" in str(node.target)]:
