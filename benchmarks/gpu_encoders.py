@@ -18,11 +18,10 @@ from typing import Any
 import torch
 
 import graphwright as gw
-from benchmarks.models import bert, torch_encoder
-from graphwright.lowering.eager.target import EagerTarget
+from benchmarks.gpu_peers import fastpath, hand_packed
+from benchmarks.models import bert
 
 CASES = ((64, 128, 0.0), (64, 128, 0.41), (64, 512, 0.43), (1, 128, 0.0))
-PIPELINES = {False: "default,merge-linears", True: "default,remove-padding,merge-linears"}
 
 
 def batch(rows: int, length: int, padding: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -37,47 +36,21 @@ def batch(rows: int, length: int, padding: float) -> tuple[dict[str, torch.Tenso
     return inputs, mask.cuda()
 
 
-def fastpath(model: Any) -> Callable[..., Any]:
-    """BERT on `torch.nn.TransformerEncoder`, whose inference fast path uses nested tensors for padding."""
-    encoder = torch_encoder(model).cuda().half()
-
-    def run(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        mask = None if attention_mask is None else attention_mask == 0
-        return encoder(model.embeddings(input_ids), src_key_padding_mask=mask)
-
-    return run
-
-
-def ours(model: Any, *, packed: bool, compile: str) -> Callable[..., Any]:
-    """Captured with or without a mask, rewritten, lowered."""
-    functions: dict[bool, Callable[..., Any]] = {}
-
-    def run(**inputs: torch.Tensor) -> Any:
-        masked = "attention_mask" in inputs
-        if masked not in functions:
-            program = gw.Pipeline(PIPELINES[packed]).run(captured(model, inputs), validate=False).program
-            functions[masked] = EagerTarget(compile=compile).lower(program)  # type: ignore[arg-type]
-        return functions[masked](**inputs)
-
-    return run
-
-
-_programs: dict[tuple[str, ...], Any] = {}
-
-
-def captured(model: Any, inputs: dict[str, torch.Tensor]) -> Any:
-    """The program for calls with these arguments."""
-    if tuple(inputs) not in _programs:
-        _programs[tuple(inputs)] = gw.capture(model, {name: value[:2].repeat(2, 1) for name, value in inputs.items()})
-    return _programs[tuple(inputs)]
-
-
-def ones(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A candidate that is always given a mask."""
-    return lambda input_ids, attention_mask=None: run(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-    )
+def candidates(wide: Any) -> dict[str, Callable[..., Any]]:
+    """Everything that is compared, by name; `wide` is the model in float32."""
+    eager, sdpa = copy.deepcopy(wide).half(), copy.deepcopy(wide).half()
+    eager.set_attn_implementation("eager")
+    return {
+        "hf eager": eager,
+        "hf sdpa": sdpa,
+        "hf sdpa + torch.compile": torch.compile(sdpa),
+        "torch fastpath": fastpath(sdpa),
+        "hand-packed varlen": hand_packed(sdpa),
+        "ours": gw.optimize(copy.deepcopy(sdpa), remove_padding=True, target="eager"),
+        "ours, no copies": gw.optimize(copy.deepcopy(sdpa), remove_padding=True),
+        "ours, launched": gw.optimize(copy.deepcopy(sdpa), remove_padding=True, target="eager{compile=never}"),
+        "ours, inductor": gw.optimize(copy.deepcopy(sdpa), remove_padding=True, target="eager{compile=inductor}"),
+    }
 
 
 def profile(call: Callable[[], Any]) -> dict[str, float]:
@@ -136,29 +109,19 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the kernels that take the most time")
     options = parser.parse_args()
     wide = bert(attention="sdpa").cuda()
-    sdpa, eager = copy.deepcopy(wide).half(), copy.deepcopy(wide).half()
-    eager.set_attn_implementation("eager")
-    compiled = torch.compile(sdpa)
-    candidates: dict[str, Callable[..., Any]] = {
-        "hf eager": eager, "hf sdpa": sdpa, "hf sdpa + torch.compile": compiled, "torch fastpath": fastpath(sdpa),
-        "ours, packed, launched": ones(ours(sdpa, packed=True, compile="never")),
-    }  # fmt: skip
-    for mode in ("graphs", "inductor"):
-        candidates[f"ours, {mode}"] = ours(sdpa, packed=False, compile=mode)
-        candidates[f"ours, packed, {mode}"] = ones(ours(sdpa, packed=True, compile=mode))
-    wanted = options.only.split("|") if options.only else list(candidates)
+    everything = candidates(wide)
+    wanted = options.only.split("|") if options.only else list(everything)
     for rows, length, padding in map(parse, options.cases.split(",")) if options.cases else CASES:
         inputs, mask = batch(rows, length, padding)
         calls, notes = {}, {}
         reference = hidden(wide(**inputs))
         for name in wanted:
-            if name.startswith("ours") and ("packed" in name) == (rows == 1) and (padding or rows == 1):
-                continue  # padding is computed nowhere, and a single row has none
             begin = time.perf_counter()
             try:
-                candidates[name](**inputs)
-                notes[name] = round(error(candidates[name](**inputs), reference, mask), 5)
-                calls[name] = partial(candidates[name], **inputs)
+                for _ in range(3):  # the first captures and compares, the second compares, the third records
+                    everything[name](**inputs)
+                notes[name] = round(error(everything[name](**inputs), reference, mask), 5)
+                calls[name] = partial(everything[name], **inputs)
             except Exception as failure:
                 notes[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
             torch.cuda.synchronize()

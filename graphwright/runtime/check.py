@@ -62,12 +62,19 @@ class Checker:
         call: The call that the graph was captured for.
         random: Random state to use for both.
         parameters: Weights whose gradients are compared where autograd is on.
+        narrow: What the graph may compute products of float32 in, None for float32.
     """
 
     def __init__(
-        self, original: Callable[..., Any], call: Call, random: RandomState, parameters: Sequence[Tensor]
+        self,
+        original: Callable[..., Any],
+        call: Call,
+        random: RandomState,
+        parameters: Sequence[Tensor],
+        narrow: torch.dtype | None = None,
     ) -> None:
         self.original, self.call, self.random, self.parameters = original, call, random, parameters
+        self.narrow = narrow
 
     def check(self, graph: CapturedGraph, expected: Sequence[Tensor], layouts: Layouts) -> None:
         """Compare on the call itself and on inputs of other sizes; sizes that no input varies become fixed.
@@ -110,7 +117,7 @@ class Checker:
     def _compare(self, graph: CapturedGraph, tensors: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
         with self.random.replayed():
             actual = graph.results(tensors)
-        text = first_difference(graph.zeroed(expected, tensors), actual)
+        text = first_difference(graph.zeroed(expected, tensors), actual, self.narrow)
         if text:
             raise Mismatch(f"{text} {what}")
 

@@ -14,6 +14,8 @@ from torch.nn.modules import module as nn_module
 
 from graphwright.ir.errors import GraphwrightError, PassError
 from graphwright.ir.program import Program
+from graphwright.lowering.eager.narrow import narrow_dtype
+from graphwright.lowering.eager.target import EagerTarget
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.caches import Unservable
 from graphwright.runtime.call import Call, Parameters
@@ -25,6 +27,7 @@ from graphwright.runtime.state import ModelState
 logger = logging.getLogger("graphwright")
 
 SAFER = (Pipeline("canonicalize"), Pipeline([]))
+DEFAULT_TARGET = EagerTarget(fold="views")
 _UNSERVED = ("output_attentions",)
 
 
@@ -45,6 +48,7 @@ class Dispatcher:
         forward: The original forward; its first argument is the model.
         name: Name of the model's class, for messages.
         pipeline: Passes to run on each captured call.
+        target: How graphs run.
         max_graphs: Number of captures after which new kinds of calls go to the original.
         max_states: Number of states of the model to keep graphs for (train and eval mode are two).
 
@@ -55,9 +59,16 @@ class Dispatcher:
     """
 
     def __init__(
-        self, forward: Forward, name: str, pipeline: Pipeline, *, max_graphs: int = 32, max_states: int = 6
+        self,
+        forward: Forward,
+        name: str,
+        pipeline: Pipeline,
+        target: EagerTarget = DEFAULT_TARGET,
+        *,
+        max_graphs: int = 32,
+        max_states: int = 6,
     ) -> None:
-        self.forward, self.name, self.pipeline = forward, name, pipeline
+        self.forward, self.name, self.pipeline, self.target = forward, name, pipeline, target
         self.max_graphs, self.max_states = max_graphs, max_states
         self.parameters = Parameters(forward)
         self.captures = 0
@@ -159,7 +170,7 @@ class Dispatcher:
             return self.forward(model, **arguments)
 
         self.captures += 1
-        checker = Checker(original, call, random, states.state.parameters())
+        checker = Checker(original, call, random, states.state.parameters(), narrow_dtype(self.target.dtype))
         try:
             program, layouts = capture_call(model, self.forward, call)
             return self._lowered(program, layouts, call, lambda graph: checker.check(graph, *expected))
@@ -175,7 +186,7 @@ class Dispatcher:
         """The graph of a captured call after all passes; if one fails or changes a result, after fewer of them."""
         for pipeline in (self.pipeline, *SAFER):
             try:
-                graph = CapturedGraph(program, layouts, call.tensors, pipeline)
+                graph = CapturedGraph(program, layouts, call.tensors, pipeline, self.target)
                 check(graph)
                 return graph
             except (Mismatch, PassError) as reason:

@@ -26,12 +26,20 @@ class CapturedGraph:
         layouts: What its flat results stand for.
         tensors: The tensors it was captured with.
         pipeline: Passes to run on it.
+        target: How to run it.
     """
 
-    def __init__(self, program: Program, layouts: Layouts, tensors: Sequence[torch.Tensor], pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        program: Program,
+        layouts: Layouts,
+        tensors: Sequence[torch.Tensor],
+        pipeline: Pipeline,
+        target: EagerTarget,
+    ) -> None:
         self.guard = SizeGuard(program, tensors)
         self.layouts = layouts
-        self.artifact = EagerTarget(fold="views").emit(pipeline.run(program, validate=False).program)
+        self.artifact = target.emit(pipeline.run(program, validate=False).program)
         self.zeroed = ZeroedResults(self.artifact.program)
         self._flat = self.artifact.flat
 

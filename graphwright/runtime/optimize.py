@@ -10,9 +10,13 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from graphwright.ir.errors import GraphwrightError
+from graphwright.lowering.eager.target import EagerTarget
+from graphwright.lowering.registry import target as get_target
+from graphwright.passes.padding.remove import RemovePadding
 from graphwright.passes.pipeline import Pipeline
 from graphwright.runtime.capture import face_class
-from graphwright.runtime.dispatch import Dispatcher
+from graphwright.runtime.dispatch import DEFAULT_TARGET, Dispatcher
 from graphwright.runtime.generation.engine import Engine
 from graphwright.runtime.generation.mixin import GeneratesFast
 
@@ -30,16 +34,29 @@ class Optimized:
     _graphwright_dispatcher: Dispatcher
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return optimize(copy.deepcopy(self._graphwright_original, memo), pipeline=self._graphwright_dispatcher.pipeline)
+        return _again(self, copy.deepcopy(self._graphwright_original, memo))
 
     def __copy__(self) -> Any:
-        return optimize(copy.copy(self._graphwright_original), pipeline=self._graphwright_dispatcher.pipeline)
+        return _again(self, copy.copy(self._graphwright_original))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return optimize, (self._graphwright_original,)
 
 
-def optimize(model: Model, inputs: Mapping[str, Any] | tuple[Any, ...] | None = None, *, pipeline: Any = None) -> Model:
+def _again(optimized: Optimized, model: nn.Module) -> nn.Module:
+    """Another model optimised in the same way."""
+    dispatcher = optimized._graphwright_dispatcher
+    return optimize(model, pipeline=dispatcher.pipeline, target=dispatcher.target)
+
+
+def optimize(
+    model: Model,
+    inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
+    *,
+    pipeline: Any = None,
+    target: str | EagerTarget = DEFAULT_TARGET,
+    remove_padding: bool = False,
+) -> Model:
     """A drop-in for `model` whose calls run captured, optimised and verified graphs.
 
     The first call of each kind runs the original forward, captures a graph, and compares the two; later calls of
@@ -49,23 +66,58 @@ def optimize(model: Model, inputs: Mapping[str, Any] | tuple[Any, ...] | None = 
     Args:
         model: A transformers model or any other module.
         inputs: Arguments (keywords as a mapping, or a tuple) to capture now instead of at the first call.
-        pipeline: Passes to run, by default `Pipeline("default")`.
+        pipeline: Passes to run, by default `Pipeline("default")`, and on a GPU those that find what its kernels fuse.
+        target: How to run the graphs, such as `eager{linear=packed}`; see `EagerTarget`. By default no weight is kept
+            twice. With `fold=all`, which `eager{...}` has, copies are allowed: merged projections on a GPU, weights in
+            another order or in half precision on a CPU, if `linear` or `dtype` ask for them.
+        remove_padding: Compute real tokens only; results have 0 at padded positions.
 
     Returns:
         An object of a subclass of the model's class that has the same attributes.
+
+    Raises:
+        PipelineError: A pass, or an option of the target, is unknown.
+        GraphwrightError: The target is not `eager`.
     """
     if isinstance(model, Optimized):
         return model
-    if pipeline is None or isinstance(pipeline, str):
-        pipeline = Pipeline(pipeline or "default")
+    target = _eager(target)
+    if pipeline is None:
+        pipeline = _default_pipeline(model, target, remove_padding)
+    elif remove_padding:
+        pipeline = Pipeline([*_pipeline(pipeline).passes, RemovePadding()])
     forward = type(model).forward
-    dispatcher = Dispatcher(forward, type(model).__name__, pipeline)
+    dispatcher = Dispatcher(forward, type(model).__name__, _pipeline(pipeline), target)
     face: Model = object.__new__(_optimized_class(model, dispatcher))
     object.__setattr__(face, "__dict__", vars(model))
     if inputs is not None:
         args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (tuple(inputs), {})
         face(*args, **kwargs)
     return face
+
+
+def _eager(target: str | EagerTarget) -> EagerTarget:
+    found = get_target(target) if isinstance(target, str) else target
+    if not isinstance(found, EagerTarget):
+        raise GraphwrightError(
+            f"optimize cannot run graphs with the target '{found}'",
+            why="a drop-in for a module runs on PyTorch",
+            remedies=["pass eager{...}", f"lower a program: gw.target('{found}').lower(gw.capture(model))"],
+        )
+    return found
+
+
+def _pipeline(steps: Any) -> Pipeline:
+    return steps if isinstance(steps, Pipeline) else Pipeline(steps)
+
+
+def _default_pipeline(model: nn.Module, target: EagerTarget, remove_padding: bool) -> Pipeline:
+    """The passes that pay where the model is."""
+    weight = next(model.parameters(), None)
+    on_gpu = weight is not None and weight.is_cuda
+    steps = ["default", "fuse-norm,fuse-activation" if on_gpu else "", "remove-padding" if remove_padding else ""]
+    merge = on_gpu and target.fold == "all"  # the merged weights are kept
+    return Pipeline(",".join(filter(None, [*steps, "encoder-fastpath" if merge else ""])))
 
 
 def restore(model: Model) -> Model:

@@ -40,16 +40,16 @@ class EagerArtifact(Artifact):
         fold: FoldMode,
         linear: LinearMode = "mkl",
         dtype: torch.dtype | None = None,
-        compile: CompileMode = "never",
+        compile: CompileMode = "auto",
         packed: PackedMode = "auto",
     ) -> None:
         calls = {node.name: [op_name(node)] for node in program.graph.nodes if node.op == "call_function"}
         super().__init__(target, Interface.of(program), calls)
         self.program = program
-        self._function = FoldedFunction(program, fold, linear, dtype, packed)
-        use_compiled = compile != "never" and compiles(program)
+        self._function = FoldedFunction(program, fold, linear, dtype, packed, compile != "inductor")
         fast = self._function.fast_program
-        self._call = CudaFunction(fast, self._function, compile) if use_compiled else self._function
+        recorded = compiles(program, compile)
+        self._call = CudaFunction(fast, self._function, compile, fold) if recorded else self._function
 
     @property
     def module(self) -> GraphModule:

@@ -1,12 +1,12 @@
 """A program on a GPU, for inference: recorded as CUDA graphs, since launching its kernels can take longer than they do.
 
-What depends on the values of the inputs (the plan of a packed batch) runs first, by itself. The rest is recorded for
-each number of tokens, rounded up so that batches with nearly as many tokens share a graph.
+Batches of packed tokens are recorded for each number of tokens, rounded up; that number is all that is read back.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -14,52 +14,56 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
-from graphwright.ir.node import is_call
 from graphwright.ir.program import Program
-from graphwright.ir.varlen import MAX_COPIES
-from graphwright.lowering.eager.flat import flat_function, weight_function
-from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
+from graphwright.lowering.eager.flat import weight_function
+from graphwright.lowering.eager.folding import FoldedFunction, FoldMode, weight_expressions
+from graphwright.lowering.eager.packed_body import Body
+from graphwright.lowering.eager.replay import Replay
 
 logger = logging.getLogger("graphwright")
-CompileMode = Literal["never", "graphs", "inductor"]
+CompileMode = Literal["auto", "never", "graphs", "inductor"]
 Flat = Callable[[Sequence[Tensor]], tuple[Any, ...]]
 _version = attrgetter("_version")
 
-_HALF = (torch.float16, torch.bfloat16)
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1}  # of the largest element: both sides round at every op
-_MAX_GRAPHS = 16
+_MAX_GRAPHS = 64
+_SHARE = 8  # `auto` keeps no more than an eighth of the GPU's memory for recordings
 
 
 class CudaFunction:
     """A flat function on a GPU, for inference.
 
-    The first call with inputs of new sizes is compared with the uncompiled function; if it cannot be recorded or
-    computes something else, the uncompiled function serves from then on, with one logged sentence. Calls that record
-    gradients, or whose tensors are elsewhere, go to the uncompiled function as well.
+    A call of new sizes is compared with the plain function; the second one like it is recorded, and compared again. If
+    it cannot be recorded or computes something else, the plain function serves from then on, with one logged sentence.
+    Calls that record gradients, or whose tensors are elsewhere, go to the plain function as well. All recordings
+    share their memory.
 
     Args:
         program: The program.
-        plain: The uncompiled function.
-        mode: `graphs` records PyTorch's own kernels, which takes well under a second; `inductor` compiles the function
-            first, which fuses what lies between the products and takes tens of seconds once.
+        plain: The function that launches kernels one by one.
+        mode: `graphs` records PyTorch's own kernels and ours, which takes well under a second; `auto` does so as long
+            as the recordings take little of the GPU's memory; `inductor` compiles the function first, which takes tens
+            of seconds once.
+        fold: Which expressions of weights are kept.
     """
 
-    def __init__(self, program: Program, plain: FoldedFunction, mode: CompileMode) -> None:
+    def __init__(self, program: Program, plain: FoldedFunction, mode: CompileMode, fold: FoldMode = "all") -> None:
         self.plain, self.mode = plain, mode
-        self._plan = _plan_of(program)
-        expressions = weight_expressions(program, "all")
-        self._prelude = flat_function(program, results=self._plan) if self._plan else None
+        expressions = weight_expressions(program, fold)
         self._weights = weight_function(program, expressions)
-        self._body = flat_function(program, [*expressions, *self._plan])
+        self._body = Body(program, expressions)
         self._function: Flat | None = None
-        self._graphs: OrderedDict[Any, Replay] = OrderedDict()
+        self._graphs: OrderedDict[Any, Replay | None] = OrderedDict()
         self._seen: set[Any] = set()
         self._folded: Sequence[Tensor] = ()
-        self._all_weights = (*self._body.weights, *self._weights.weights)
+        self._all_weights = (*self._body.function.weights, *self._weights.weights)
         self._token: Any = None
-        self._failed = len(self._plan) not in (0, 4)
+        self._failed = not self._body.is_static
+        self._lock = threading.Lock()
+        self._stream: Any = None
+        self._pool: Any = None
+        self._bytes, self._is_full = 0, False
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
         """Run on the tensor inputs; returns the flat results."""
@@ -68,7 +72,17 @@ class CudaFunction:
         if torch._C._is_any_autocast_enabled() or torch.cuda.is_current_stream_capturing():
             return self.plain(inputs)
         sizes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        return self._serve(inputs, sizes) if sizes in self._seen else self._learn(inputs, sizes)
+        with self._lock:
+            self._follow()
+            return self._serve(inputs, sizes) if sizes in self._seen else self._learn(inputs, sizes)
+
+    def _follow(self) -> None:
+        """Let the current stream wait for the one that used the recordings before."""
+        stream = torch.cuda.current_stream()
+        if stream != self._stream:
+            if self._stream is not None:
+                stream.wait_stream(self._stream)
+            self._stream = stream
 
     def _learn(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
         expected = self.plain(inputs)
@@ -76,38 +90,60 @@ class CudaFunction:
             _compare(expected, self._serve(inputs, sizes))
             self._seen.add(sizes)
         except Exception as error:
-            self._failed = True
-            logger.warning("The program runs without CUDA graphs: %s: %s", type(error).__name__, str(error)[:300])
+            self._fail(error)
         return expected
 
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._graphs.clear()
+        logger.warning("The program runs without CUDA graphs: %s: %s", type(error).__name__, str(error)[:300])
+
     def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
-        rest = [*self._body.weights, *self._current()]
-        body = self._function or self._compile()
-        plan: Sequence[torch.Tensor] = self._prelude(inputs) if self._prelude is not None else ()
-        if plan:
-            plan = rounded(plan, inputs[0].numel())
-        if plan and (plan[0].numel() != plan[2].numel() or not plan[0].numel()):  # the number of keys varies, too
-            return body([*inputs, *rest, *plan])
-        key = (sizes, plan[0].numel() if plan else 0)
+        rest = [*self._body.function.weights, *self._current()]
+        key = (sizes, self._body.size(inputs))
         replay = self._graphs.get(key)
-        if replay is None:
-            while len(self._graphs) >= _MAX_GRAPHS:
-                self._graphs.popitem(last=False)
-            count = len(inputs)
-            replay = Replay(lambda own: body([*own[:count], *rest, *own[count:]]), [*inputs, *plan])
+        if replay is not None:
+            self._graphs.move_to_end(key)
+            return self._body.finish(replay(inputs), copy=True)
+        results = self._body.finish(self._launch(inputs, rest, key[1]), copy=False)
+        if key not in self._graphs:
+            self._graphs[key] = None
+        elif sizes in self._seen and not self._is_full:
+            self._record(inputs, rest, key, results)
+        return results
+
+    def _launch(self, inputs: Sequence[Tensor], rest: Sequence[Tensor], size: int) -> tuple[Any, ...]:
+        function = self._function or self._compile()
+        return function([*inputs, *rest, *self._body.plan(inputs, size)])
+
+    def _record(self, inputs: Sequence[Tensor], rest: Sequence[Tensor], key: Any, expected: Sequence[Any]) -> None:
+        """Record a call; keep the recording if it computes the same and does not take too much memory."""
+        while len(self._graphs) >= _MAX_GRAPHS:
+            self._graphs.popitem(last=False)
+        try:
+            before = _reserved()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            replay = Replay(lambda own: self._launch(own, rest, key[1]), inputs, self._pool)
+            _compare(expected, self._body.finish(replay(inputs), copy=True))
+        except Exception as error:
+            self._fail(error)
+            return
+        self._bytes += max(_reserved() - before, 0)
+        total = torch.cuda.get_device_properties(inputs[0].device).total_memory
+        if self.mode == "auto" and self._bytes > total // _SHARE:
+            self._is_full = True
+        else:
             self._graphs[key] = replay
-        self._graphs.move_to_end(key)
-        return replay([*inputs, *plan])
 
     def _compile(self) -> Flat:
-        forward = self._body.module.forward
+        forward = self._body.function.module.forward
         if self.mode == "inductor":
-            forward = torch.compile(forward, dynamic=None if self._plan else False)
+            forward = torch.compile(forward, dynamic=None if self._body.has_plan else False)
 
         def function(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
-            tokens = arguments[-4:-1:2] if self._plan and self.mode == "inductor" else ()
-            for places in tokens:  # one compilation serves any number of tokens
-                torch._dynamo.maybe_mark_dynamic(places, 0)
+            if self.mode == "inductor" and self._body.has_plan:
+                for tensor in arguments[-self._body.plan_size :]:  # one compilation serves any number of tokens
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
             return forward(*arguments)
 
         self._function = function
@@ -124,66 +160,16 @@ class CudaFunction:
         return self._folded
 
 
-class Replay:
-    """One call, recorded as a CUDA graph; the results of each replay are new tensors.
-
-    Args:
-        function: What to record; it must read nothing back from the GPU.
-        inputs: Inputs of the sizes to record for.
-    """
-
-    def __init__(self, function: Flat, inputs: Sequence[Tensor]) -> None:
-        self.inputs = [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries set themselves up at the first call
-                function(self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.results = function(self.inputs)
-
-    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Replay on other inputs of the same sizes and types."""
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given)
-        self.graph.replay()
-        return tuple(value.clone() if isinstance(value, Tensor) else value for value in self.results)
-
-
-def rounded(plan: Sequence[Tensor], size: int) -> Sequence[Tensor]:
-    """The plan with its number of tokens rounded up, by computing the last token several times.
-
-    The copies are further queries of the last token's row, so they get the values that it gets. A plan in which padding
-    is computed stays as it is.
-
-    Args:
-        plan: `tokens`, `offsets`, `keys`, `key_offsets`.
-        size: Number of positions of the batch.
-    """
-    tokens, offsets, keys, key_offsets = plan
-    count = tokens.numel()
-    step = min(max(size // 32, 8), MAX_COPIES)
-    more = min(-count % step, size - count)
-    if keys.numel() != count or not more or not count:
-        return plan
-    tokens = torch.cat([tokens, tokens[-1:].expand(more)])
-    offsets = torch.where(offsets == count, offsets + more, offsets)
-    return tokens, offsets, torch.arange(count + more, device=tokens.device), key_offsets
-
-
-def compiles(program: Program) -> bool:
-    """Whether a program is worth recording: its weights are half precision on a GPU."""
+def compiles(program: Program, mode: CompileMode) -> bool:
+    """Whether a program can be recorded: its weights are on a GPU."""
     weights = [value for value in program.tensors().values() if value.is_floating_point() and value.dim() > 1]
-    return bool(weights) and all(weight.is_cuda and weight.dtype in _HALF for weight in weights)
+    return mode != "never" and bool(weights) and all(weight.is_cuda for weight in weights)
 
 
-def _plan_of(program: Program) -> list[Node]:
-    """The four parts of the plan of packed tokens; empty where the program has none."""
-    token_plan = torch.ops.graphwright.token_plan
-    parts = [node for node in program.graph.nodes if node.args and is_call(node.args[0], token_plan)]
-    return sorted(parts, key=lambda node: node.args[1])  # type: ignore[arg-type, return-value]
+def _reserved() -> int:
+    """Bytes that the allocator holds for what is in use."""
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
 
 
 def _compare(expected: Sequence[Any], actual: Sequence[Any]) -> None:

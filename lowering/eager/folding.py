@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import FlatFunction, flat_function, weight_function
+from graphwright.lowering.eager.kernels.place import place_kernels
 from graphwright.lowering.eager.linears import REORDER, LinearMode, place_linears
 from graphwright.lowering.eager.masks import share_masks
 from graphwright.lowering.eager.narrow import narrow
@@ -37,6 +39,7 @@ class FoldedFunction:
         linear: The forms of linears to choose from.
         dtype: What to compute float32 products in where autograd does not record; None for float32.
         packed: What kernels of packed linears may do.
+        fuse: Use kernels of our own for linears and norms in half precision on a GPU.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class FoldedFunction:
         linear: LinearMode = "mkl",
         dtype: torch.dtype | None = None,
         packed: PackedMode = "auto",
+        fuse: bool = True,
     ) -> None:
         self.program, self.mode = program, mode
         if linear == "packed" and mode == "never":
@@ -53,6 +57,7 @@ class FoldedFunction:
         is_functional = "functional" in program.invariants  # otherwise a value may change before it is used
         fast = narrow(program, dtype) if dtype is not None and is_functional else program
         fast = share_masks(place_linears(fast, linear)) if is_functional else fast
+        fast = place_kernels(fast, fuse=fuse) if is_functional and find_spec("triton") is not None else fast
         self._fast_program = place_packed(fast, packed)
 
     @property

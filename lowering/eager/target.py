@@ -32,8 +32,9 @@ class EagerTarget(Target):
             fastest but takes their memory a second time.
         dtype: `bfloat16` allows float32 products on a CPU, and what follows them, to be computed in half precision
             where no gradient is recorded, if this machine is faster at it; weights are kept in that dtype as well.
-        compile: How a program of half precision on a GPU runs where no gradient is recorded: `never` launches its
-            kernels one by one, `graphs` replays CUDA graphs of them, `inductor` compiles it first; see `CudaFunction`.
+        compile: How a program on a GPU runs where no gradient is recorded: `never` launches its kernels one by one,
+            `graphs` replays CUDA graphs of them, `auto` as well unless that takes an eighth of the GPU's memory,
+            `inductor` compiles it first; see `CudaFunction`.
         packed: What kernels of packed linears may do: `auto` is the fastest, `small` keeps no dequantized weight,
             `exact` does not round scales; see `PackedCall`.
 
@@ -45,7 +46,7 @@ class EagerTarget(Target):
     fold: FoldMode = "all"
     linear: LinearMode = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    compile: CompileMode = "never"
+    compile: CompileMode = "auto"
     packed: PackedMode = "auto"
 
     def __post_init__(self) -> None:

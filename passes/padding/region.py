@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -147,8 +148,8 @@ def _refusal(region: Region, node: Node) -> str | None:
         return "another mask than that of the first attention hides padding"
     if any(region.rows.get(operand) != (0, 2) for operand in operands):
         return "queries, keys or values are not computed token by token"
-    if region.masks[node].terms and value_of(node).device.type == "cuda":
-        return "attention to packed tokens with a bias has no kernel on a GPU"
+    if region.masks[node].terms and value_of(node).device.type == "cuda" and find_spec("triton") is None:
+        return "attention to packed tokens with a bias needs Triton on a GPU"
     batch, length = shape_of(region.keep) or ()
     for operand in operands:
         sizes = shape_of(operand) or ()

@@ -109,7 +109,7 @@ class StepGraph:
             self.guard = SizeGuard(program, inputs.tensors)
             steps = (*pipeline.passes, *_lowering_passes(kernels and inputs.position.is_cuda))
             lowered = Pipeline(steps).run(program, validate=False).program
-        self.artifact = EagerTarget(fold="views").emit(lowered)
+        self.artifact = EagerTarget(fold="views", compile="never").emit(lowered)
         self.flat = self.artifact.flat
         self.weights = list(lowered.tensors().values())
 
