@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,15 +18,21 @@ from graphwright.ir.node import OpOverload, value_of
 from graphwright.ir.program import Program
 
 Predicate = Callable[[Node], bool]
+Rules = Mapping[Any, Callable[..., Any]]
 
 _PROVENANCE = ("nn_module_stack", "stack_trace", "from_node", "source_fn_stack")
 
 
-def decompose(program: Program, supported: Predicate) -> int:
+def decompose(program: Program, supported: Predicate, rules: Rules | None = None) -> int:
     """Replace, in place, each unsupported call by supported ones.
 
     A call is left as it is when its decomposition has calls that are not supported either. New nodes keep the
     module path and source line of the call they stand for.
+
+    Args:
+        program: The program to change.
+        supported: Whether the target has a call.
+        rules: Op -> function that computes the same, in addition to torch's decompositions into core ATen.
 
     Returns:
         Number of calls replaced.
@@ -34,7 +40,7 @@ def decompose(program: Program, supported: Predicate) -> int:
     count = 0
     for node in list(program.graph.nodes):
         if node.op == "call_function" and isinstance(node.target, OpOverload) and not supported(node):
-            body = _traced(node)
+            body = _traced(node, rules or {})
             if body is not None and _all_supported(body, node, supported):
                 _splice(node, body)
                 count += 1
@@ -43,10 +49,10 @@ def decompose(program: Program, supported: Predicate) -> int:
     return count
 
 
-def _traced(node: Node) -> GraphModule | None:
+def _traced(node: Node, rules: Rules) -> GraphModule | None:
     """The call as a graph of core ATen ops on its node arguments, None where torch has no decomposition."""
     inputs = node.all_input_nodes
-    target: Any = node.target
+    target: Any = rules.get(node.target, node.target)
 
     def call(*values: Any) -> Any:
         by_node = dict(zip(inputs, values, strict=True))
@@ -59,7 +65,7 @@ def _traced(node: Node) -> GraphModule | None:
         return None
     try:
         with mode, enable_python_dispatcher():
-            return make_fx(call, decomposition_table=dict(_table()), tracing_mode="real")(*fakes)
+            return make_fx(call, decomposition_table={**_table(), **rules}, tracing_mode="real")(*fakes)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
         return None  # the report then names the original call
 

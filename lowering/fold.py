@@ -18,10 +18,10 @@ from graphwright.ir.program import Program
 SMALL = 1 << 16
 
 
-def constant_nodes(program: Program) -> set[Node]:
+def constant_nodes(program: Program, limit: int = SMALL) -> set[Node]:
     """Calls that only depend on the state, and whose value takes no more bytes than what it is computed from.
 
-    A value of at most 64 KiB is always allowed; an op that is random or writes to its arguments never is.
+    A value of at most `limit` bytes is always allowed; an op that is random or writes to its arguments never is.
     """
     constant: set[Node] = set()
     for node in program.graph.nodes:
@@ -29,7 +29,7 @@ def constant_nodes(program: Program) -> set[Node]:
             if isinstance(program.state[str(node.target)], torch.Tensor):
                 constant.add(node)
         elif node.op == "call_function" and _is_pure(node) and all(n in constant for n in node.all_input_nodes):
-            constant.add(node) if _is_small(node) else None
+            constant.add(node) if _is_small(node, limit) else None
     return {node for node in constant if node.op == "call_function"}
 
 
@@ -43,10 +43,15 @@ def evaluate(program: Program, node: Node, cache: dict[Node, Any] | None = None)
     return cache[node]
 
 
-def fold(program: Program) -> Program:
-    """A copy of `program` with its weight expressions computed; new tensors are called `folded.<node>`."""
+def fold(program: Program, limit: int = SMALL) -> Program:
+    """A copy of `program` with its weight expressions computed; new tensors are called `folded.<node>`.
+
+    Args:
+        program: Stays as it is.
+        limit: Bytes that a value may have however small what it is computed from.
+    """
     folded = program.clone()
-    constant = constant_nodes(folded)
+    constant = constant_nodes(folded, limit)
     frontier = [
         n for n in constant if isinstance(value_of(n), torch.Tensor) and any(u not in constant for u in n.users)
     ]
@@ -72,9 +77,9 @@ def _is_pure(node: Node) -> bool:
     return not random and not target._schema.is_mutable
 
 
-def _is_small(node: Node) -> bool:
+def _is_small(node: Node, limit: int) -> bool:
     size = _bytes([node])
-    return size is not None and (size <= SMALL or size <= (_bytes(node.all_input_nodes) or 0))
+    return size is not None and (size <= limit or size <= (_bytes(node.all_input_nodes) or 0))
 
 
 def _bytes(nodes: Iterable[Node]) -> int | None:

@@ -22,6 +22,7 @@ GROUP = "graphwright.targets"
 
 BUILT_IN = {
     "eager": "graphwright.lowering.eager.target:EagerTarget",
+    "furiosa": "graphwright.lowering.furiosa.target:FuriosaTarget",
     "hpu": "graphwright.lowering.hpu.target:HpuTarget",
     "neuron": "graphwright.lowering.neuron.target:NeuronTarget",
     "onnx": "graphwright.lowering.onnx.target:OnnxTarget",
