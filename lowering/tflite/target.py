@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from torch.fx import Node
 
-from graphwright.ir.errors import MissingDependencyError
+from graphwright.ir.errors import GraphwrightError, MissingDependencyError
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
@@ -27,13 +27,42 @@ class TFLiteTarget(StaticTarget):
     """TFLite flatbuffers for LiteRT, written operator by operator; each bucket of sizes is a signature of one file.
 
     Args:
+        weights: How the weights of products and embeddings are stored: as they are, `f16`, `i8` (a scale per output),
+            `i4`, or in blocks of inputs with a scale each, `i4b32`, `i4b64`, `i4b128`.
+        activations: `i8` or `i16`: what products compute in, with weights of 8 bits and the ranges of `calibration`;
+            empty for floats.
+        calibration: A safetensors file with a tensor for each input, whose rows are the samples.
         packed: Packed linears: `exact` dequantizes their weights when the model is loaded; `native` multiplies with
             the integers, for which kernels round the other side to 8 bits.
     """
 
     name: ClassVar[str] = "tflite"
 
-    packed: str = "exact"
+    weights: Literal["", "f16", "i8", "i4", "i4b32", "i4b64", "i4b128"] = ""
+    activations: Literal["", "i8", "i16"] = ""
+    calibration: str = ""
+    packed: Literal["exact", "native"] = "exact"
+
+    def __post_init__(self) -> None:
+        for option, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, option) not in get_args(kind):
+                raise GraphwrightError(
+                    f"the TFLite target has no {option}={getattr(self, option)}",
+                    why=f"it has {', '.join(value for value in get_args(kind) if value)}",
+                )
+        if bool(self.activations) != bool(self.calibration):
+            raise GraphwrightError(
+                "activations=i8 and calibration=FILE go together", remedies=["use weights=i8, which needs no inputs"]
+            )
+        if self.activations and self.weights:
+            raise GraphwrightError("activations and weights exclude each other", why="products have weights of 8 bits")
+
+    @property
+    def precision(self) -> str:
+        """What results are judged by where they are rounded."""
+        if self.activations or self.packed == "native":
+            return "int4" if self.packed == "native" else "int8"
+        return {"f16": "float16", "i8": "int8"}.get(self.weights, "int4" if self.weights else "")
 
     def pipeline(self) -> str:
         """Canonical form, with norms and activations as operators of their own."""
@@ -63,11 +92,25 @@ class TFLiteTarget(StaticTarget):
         from graphwright.lowering.tflite.writer import write
 
         graphs = {name: emit_graph(program, name, self.packed) for name, program in programs.items()}
+        for name, graph in graphs.items():
+            self._reduce(graph, Interface.of(programs[name]))
         file = TFLiteFile(write(list(graphs.values())))
         return {
             name: TFLiteArtifact(str(self), Interface.of(programs[name]), graph.provenance(), file=file, signature=name)
             for name, graph in graphs.items()
         }
+
+    def _reduce(self, graph: Any, interface: Interface) -> None:
+        """Bring a graph to the asked precision."""
+        from graphwright.lowering.tflite.calibrate import ranges_of, samples_in
+        from graphwright.lowering.tflite.compress import compress
+        from graphwright.lowering.tflite.integers import quantize
+
+        if self.weights:
+            compress(graph, self.weights)
+        if self.activations:
+            batches = samples_in(Path(self.calibration), interface)
+            quantize(graph, ranges_of(graph, batches), self.activations)
 
     def join_buckets(
         self, interface: Interface, parts: Mapping[str, Artifact], sizes: Mapping[str, Sizes]
