@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from graphwright.lowering.neuron.model import Emitted
 from graphwright.lowering.neuron.xla import Executable, hlo_proto, parse, tensor_of
 
 WEIGHTS, MODULE, TEXT = "weights.safetensors", "model.mlirbc", "model.stablehlo.mlir"
-OWN = "folded."
-"""How names of weights begin that were computed for the sizes of one bucket."""
 
 
 class NeuronArtifact(Artifact):
@@ -64,12 +62,16 @@ class NeuronArtifact(Artifact):
     # ---- files -------------------------------------------------------------------------------
 
     def _write(self, folder: Path) -> None:
+        self.write(folder, frozenset())
+
+    def write(self, folder: Path, elsewhere: Set[str]) -> None:
+        """Write the module, and its weights but for those that are stored elsewhere."""
         (folder / HLO).write_bytes(self.proto)
         (folder / MODULE).write_bytes(self.emitted.bytecode)
         context, module = parse(self.emitted.bytecode)
         with context:
             (folder / TEXT).write_text(str(module), encoding="utf-8")
-        own = {name: value for name, value in self.emitted.weights.items() if name.startswith(OWN)}
+        own = {name: value for name, value in self.emitted.weights.items() if name not in elsewhere}
         if own:
             save_file(_apart(own), folder / WEIGHTS)
 
@@ -127,14 +129,26 @@ class NeuronBuckets(BucketedArtifact):
         return compile_here(self.save(folder), self.parts, self.flags)
 
     def _write(self, folder: Path) -> None:
-        super()._write(folder)
-        shared: dict[str, torch.Tensor] = {}
-        for part in self.parts.values():
-            assert isinstance(part, NeuronArtifact)
-            shared |= {name: value for name, value in part.emitted.weights.items() if not name.startswith(OWN)}
+        parts = {name: part for name, part in self.parts.items() if isinstance(part, NeuronArtifact)}
+        shared = _common([part.emitted.weights for part in parts.values()])
+        for name, part in parts.items():
+            (folder / name).mkdir()
+            part.write(folder / name, shared.keys())
         if shared:
             save_file(_apart(shared), folder / WEIGHTS)
         write_script(folder, self.parts, self.flags)
+
+
+def _common(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The tensors that all have; those that were computed for the sizes of a bucket differ."""
+    first, *others = weights
+    return {name: one for name, one in first.items() if all(_same(one, other.get(name)) for other in others)}
+
+
+def _same(left: torch.Tensor, right: torch.Tensor | None) -> bool:
+    if right is None or left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return left.data_ptr() == right.data_ptr() or torch.equal(left, right)
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

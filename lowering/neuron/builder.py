@@ -128,10 +128,7 @@ class Builder:
         if tensor.dtype in HALF:
             octets = tensor.view(torch.int16).numpy()
             return hlo.constant(ir.DenseElementsAttr.get(octets, type=kind, shape=list(tensor.shape)))
-        array = tensor.numpy()
-        if tensor.dtype is torch.bool:
-            array = np.packbits(array.reshape(-1), bitorder="little") if array.size else array
-        return hlo.constant(ir.DenseElementsAttr.get(array, type=kind, shape=list(tensor.shape)))
+        return hlo.constant(ir.DenseElementsAttr.get(tensor.numpy(), type=kind, shape=list(tensor.shape)))
 
     # ---- conversions -------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ _ABSENT = (
     "linalg_solve_triangular", "triangular_solve", "cholesky", "linalg_cholesky_ex", "linalg_eigh", "_linalg_eigh",
     "linalg_qr", "_linalg_svd", "_fft_r2c", "_fft_c2c", "_fft_c2r", "linalg_inv_ex", "linalg_lu_factor_ex",
 )  # fmt: skip
+_DROPS = ("dropout", "native_dropout", "alpha_dropout", "feature_dropout", "scaled_dot_product_attention")
+"""Random only in training, which their emitters refuse."""
 _SLICES = (aten.slice, aten.slice_scatter)
 
 
@@ -122,7 +124,7 @@ def _absent(node: Node) -> Iterator[tuple[str, str, str]]:
     name = str(getattr(node.target, "_schema", node.target)).partition("(")[0].partition("::")[2].partition(".")[0]
     if name in _ABSENT:
         yield "NCC_EVRF001", f"the compiler has no operator for {name}", "compute it outside the model"
-    elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and "dropout" not in name:
+    elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and name not in _DROPS:
         yield "NCC_EVRF006", f"{name} draws random numbers", "draw them outside, and pass them as an input"
 
 

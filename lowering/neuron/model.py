@@ -19,7 +19,7 @@ from graphwright.lowering.neuron.table import TABLE
 from graphwright.lowering.neuron.xla import func, ir, legalize, make_context, with_locations
 
 INLINE = 1 << 12
-"""Bytes up to which a value that is computed from numbers alone is a constant of the module."""
+"""Bytes up to which a value that is no weight is a constant of the module."""
 ALIAS = "tf.aliasing_output"  # jaxlib's name for a parameter whose memory an output takes
 
 
@@ -146,8 +146,10 @@ class _Emitter(CallEmitter):
         return any(user not in self.constant for user in node.users)
 
     def _is_inline(self, node: Node) -> bool:
+        """Small values that are no weights: computed from numbers alone, or positions and masks that passes stored."""
         fake = node.meta["val"]
-        return node.op != "get_attr" and fake.numel() * fake.element_size() <= INLINE
+        is_weight = fake.is_floating_point() or fake.dtype is torch.uint8
+        return not (node.op == "get_attr" and is_weight) and fake.numel() * fake.element_size() <= INLINE
 
     def _value(self, node: Node) -> torch.Tensor:
         tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)

@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.errors import GraphwrightError, MissingDependencyError
+from graphwright.ir.infer import fake_mode_of, inference_scope
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
@@ -74,6 +75,7 @@ class NeuronTarget(StaticTarget):
         from graphwright.passes.pipeline import Pipeline
 
         legal = Pipeline(self.pipeline()).run(program, validate=False).program
+        _own_types(legal)
         decompose(legal, lambda node: self.supports(node).ok)
         return legal
 
@@ -121,6 +123,17 @@ class NeuronTarget(StaticTarget):
         from graphwright.lowering.neuron.artifact import NeuronArtifact
 
         return NeuronArtifact.read(folder, entry, interface_from_json(entry["interface"]))
+
+
+def _own_types(program: Program) -> None:
+    """Give every value a fake tensor of its own: `decompose` tells the arguments of a call apart by them."""
+    seen: set[int] = set()
+    with inference_scope(fake_mode_of(program.graph)):
+        for node in program.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor) and id(value) in seen:
+                node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+            seen.add(id(node.meta.get("val")))
 
 
 def _table() -> Any:
