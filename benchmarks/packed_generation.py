@@ -18,6 +18,7 @@ from benchmarks.generation import PROMPT, SHAPES, generation, make, measure
 from graphwright.frontends.gptq.module import PackedLinear
 from graphwright.ir.packed import PackedWeight
 
+FORMS = ("plain", "linears", "all")  # "all" packs the output projection too
 BITS, GROUP = 4, 128
 
 
@@ -49,20 +50,18 @@ def per_token(model: Any, device: str, rounds: int) -> float:
 
 
 def main() -> None:
-    """Print the times of the three forms."""
+    """Print the time of each form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     given = parser.parse_args()
-    plain = per_token(make(given.shape, given.device), given.device, given.rounds)
-    print(f"{given.shape}: weights of {'bfloat16' if given.device == 'cuda' else 'float32'} {plain:.3f} ms", flush=True)
-    for heads in (False, True):
+    for form in given.forms:
         model = make(given.shape, given.device)
-        pack_model(model, heads)
-        found = per_token(model, given.device, given.rounds)
-        what = "all linears" if heads else "linears but the output projection"
-        print(f"  {what} in {BITS} bits {found:.3f} ms, {plain / found:.2f}x", flush=True)
+        if form != "plain":
+            pack_model(model, heads=form == "all")
+        print(f"{given.shape} {form}: {per_token(model, given.device, given.rounds):.3f} ms/token", flush=True)
         del model
 
 

@@ -21,7 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from graphwright.lowering.eager.kernels.gemv import ACTIVATIONS, NORMS
 from graphwright.lowering.eager.kernels.gemv_triton import _activate, _read_x, has_dependent_launch
-from graphwright.lowering.eager.kernels.packed_linear_triton import BLOCK, MAGIC
+from graphwright.lowering.eager.kernels.packed_linear_triton import MAGIC
 
 HIGHEST = tl.constexpr(32767.0)
 ROUND = tl.constexpr(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
@@ -63,14 +63,14 @@ def _top(a, b):
 
 
 @triton.jit
-def _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW: tl.constexpr, UNIT: tl.constexpr):
+def _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW: tl.constexpr):
     """The row as words of bytes: (low even, low odd, high even, high odd, sum of 8), each [BW], and scales [units]."""
-    units: tl.constexpr = BW // UNIT
+    units: tl.constexpr = BW // 4
     top = _top(_top(_top(_top(tl.abs(a0), a1), b0), b1), _top(_top(_top(tl.abs(c0), c1), d0), d1))
-    top = tl.reshape(top, [units, UNIT])
+    top = tl.reshape(top, [units, 4])
     largest = tl.max(top, 1) + tl.sum(top * 0.0, 1)
     inverse = tl.where(largest > 0, HIGHEST / largest, 0.0)
-    inverse = tl.reshape(tl.broadcast_to(inverse[:, None], [units, UNIT]), [BW])
+    inverse = tl.reshape(tl.broadcast_to(inverse[:, None], [units, 4]), [BW])
     a0 = _integers(a0, inverse)
     a1 = _integers(a1, inverse)
     b0 = _integers(b0, inverse)
@@ -99,23 +99,22 @@ def _pair(x_ptr, norm_w, norm_b, mean, scale, cols, K, NORM: tl.constexpr, HAS_N
 @triton.jit
 def _piece(
     words, low_even, low_odd, high_even, high_odd, total, x_scale, begin, s_ptr, z_ptr, rows, n, K: tl.constexpr,
-    GROUP: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, UNIT: tl.constexpr, MAGIC: tl.constexpr,
-    ASM: tl.constexpr,
+    GROUP: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, MAGIC: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """[BN, units]: what the words from `begin` contribute."""
-    units: tl.constexpr = BW // UNIT
+    units: tl.constexpr = BW // 4
     even = words & 0x0F0F0F0F
     odd = (words >> 4) & 0x0F0F0F0F
     none = tl.zeros([BN, BW], dtype=tl.int32)
     high = _dot4(odd, high_odd[None, :] + none, _dot4(even, high_even[None, :] + none, none, True, ASM), True, ASM)
     start = none if MAGIC > 0 else none - 8 * total[None, :]
     low = _dot4(odd, low_odd[None, :] + none, _dot4(even, low_even[None, :] + none, start, False, ASM), False, ASM)
-    sums = tl.sum(tl.reshape(high * 256 + low, [BN, units, UNIT]), 2).to(tl.float32)
-    unit = begin // UNIT + tl.arange(0, units)
-    first = unit // 4 * 128 if UNIT == 4 else unit // 16 * 128 + unit % 4 * 32
+    sums = tl.sum(tl.reshape(high * 256 + low, [BN, units, 4]), 2).to(tl.float32)
+    unit = begin // 4 + tl.arange(0, units)
+    first = unit // 4 * 128
     place = (tl.minimum(first, K - 1) // GROUP)[None, :] * n + rows[:, None]
     if MAGIC > 0:
-        whole = tl.sum(tl.reshape(total, [units, UNIT]), 1).to(tl.float32)
+        whole = tl.sum(tl.reshape(total, [units, 4]), 1).to(tl.float32)
         sums -= (tl.load(z_ptr + place).to(tl.float32) - MAGIC) * whole[None, :]
     return sums * (tl.load(s_ptr + place).to(tl.float32) * x_scale[None, :])
 
@@ -123,7 +122,7 @@ def _piece(
 @triton.jit
 def _packed_gemv(
     x_ptr, w0, w1, w2, s0, s1, s2, z0, z1, z2, bias0, bias1, bias2, norm_w, norm_b, residual, out, n0, n1, n2, eps,
-    K: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, UNIT: tl.constexpr, MAGIC: tl.constexpr,
+    K: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, MAGIC: tl.constexpr,
     NORM: tl.constexpr,
     HAS_NW: tl.constexpr, HAS_NB: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, COUNT: tl.constexpr, PDL: tl.constexpr, ASM: tl.constexpr,
@@ -170,7 +169,7 @@ def _packed_gemv(
     if PDL:
         gdc_wait()
     column = tl.arange(0, BW * 2)
-    column = column // 32 * 128 + column // 2 % 4 * 32 + column // 8 % 4 * 2 + column % 2
+    column = column // 32 * 128 + column // 2 % 4 * 16 + column // 8 % 4 * 2 + column % 2
     mean = 0.0
     scale = 1.0
     if NORM > 0:
@@ -184,26 +183,24 @@ def _packed_gemv(
         if NORM == 3:
             mean = tl.sum(plain, 0) / K
         scale = tl.rsqrt(tl.sum(square, 0) / K - mean * mean + eps)
-    acc = tl.zeros([BN, BW // UNIT], dtype=tl.float32)
-    acc1 = tl.zeros([BN, BW // UNIT], dtype=tl.float32)
+    acc = tl.zeros([BN, BW // 4], dtype=tl.float32)
+    acc1 = tl.zeros([BN, BW // 4], dtype=tl.float32)
     for k in range(0, width, BW):
         cols = k * 8 + column
         a0, a1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols, K, NORM, HAS_NW, HAS_NB)
         b0, b1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 8, K, NORM, HAS_NW, HAS_NB)
-        c0, c1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 16, K, NORM, HAS_NW, HAS_NB)
-        d0, d1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 24, K, NORM, HAS_NW, HAS_NB)
-        le, lo, he, ho, total, x_scale = _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW, UNIT)
+        c0, c1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 64, K, NORM, HAS_NW, HAS_NB)
+        d0, d1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 72, K, NORM, HAS_NW, HAS_NB)
+        le, lo, he, ho, total, x_scale = _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW)
         following = k + BW
         if width > BW:
             more = (following + word < width)[None, :]
             next0 = tl.load(w + starts + following, mask=more, other=0, eviction_policy="evict_first")
             if GATED:
                 next1 = tl.load(w1 + starts + following, mask=more, other=0, eviction_policy="evict_first")
-        acc += _piece(words, le, lo, he, ho, total, x_scale, k, s, z, rows, n, K, GROUP, BN, BW, UNIT, MAGIC, ASM)
+        acc += _piece(words, le, lo, he, ho, total, x_scale, k, s, z, rows, n, K, GROUP, BN, BW, MAGIC, ASM)
         if GATED:
-            acc1 += _piece(
-                words1, le, lo, he, ho, total, x_scale, k, s1, z1, rows, n, K, GROUP, BN, BW, UNIT, MAGIC, ASM
-            )
+            acc1 += _piece(words1, le, lo, he, ho, total, x_scale, k, s1, z1, rows, n, K, GROUP, BN, BW, MAGIC, ASM)
         if width > BW:
             words = next0
             if GATED:
@@ -245,12 +242,13 @@ def launch(
     """One row times one to three packed weights.
 
     `weights` [N, K / 2], `scales` [G, N] and `zeros` [G, N] are as `packed_linear_triton.matrix` reads them, `biases`
-    [N] all or none; what follows `group_size` is as in `graphwright::gemv`. `sizes` are outputs and words of a tile and
-    warps of a program, by default those of `tile_sizes`. Without `asm` the kernel also runs in Triton's interpreter.
+    [N] all or none; `group_size` is a multiple of 128, and what follows it as in `graphwright::gemv`. `sizes` are
+    outputs and words of a tile and warps of a program, by default those of `tile_sizes`. Without `asm` the kernel also
+    runs in Triton's interpreter.
     """
     inputs, count = weights[0].shape[1] * 2, len(weights)
     widths = [weight.shape[0] for weight in weights]
-    rows, words, warps = sizes or tile_sizes(inputs, sum(widths), gated)
+    rows, words, warps = sizes or tile_sizes(inputs, gated)
     out = x.new_empty((*x.shape[:-1], widths[0] if gated else sum(widths)))
     filled = lambda items: [x if item is None else item for item in (*items, *[items[0]] * (3 - count))]  # noqa: E731
     pointers: list[Any] = [*filled([w.view(torch.int32) for w in weights]), *filled(scales), *filled(zeros)]
@@ -259,7 +257,7 @@ def launch(
     grid = (sum(triton.cdiv(n, rows) for n in (widths[:1] if gated else widths)),)
     _packed_gemv[grid](
         x, *pointers, *filled(biases), *rest, out, *filled(widths), eps,
-        K=inputs, GROUP=group_size, BN=rows, BW=words, UNIT=4 if group_size >= BLOCK else 1,
+        K=inputs, GROUP=group_size, BN=rows, BW=words,
         MAGIC=0.0 if zeros[0] is None else MAGIC[x.dtype],
         NORM=NORMS.index(norm), HAS_NW=norm_weight is not None, HAS_NB=norm_bias is not None,
         ACTIVATION=ACTIVATIONS.index(activation), GATED=gated, HAS_BIAS=biases[0] is not None,
@@ -269,7 +267,7 @@ def launch(
     return out
 
 
-def tile_sizes(inputs: int, outputs: int, gated: bool) -> tuple[int, int, int]:
-    """(outputs, words, warps) of a tile."""
-    words = min(512, triton.next_power_of_2(inputs // 8))
-    return (8 if gated else 16), words, 4
+def tile_sizes(inputs: int, gated: bool) -> tuple[int, int, int]:
+    """(outputs, words, warps) of a tile, from what was measured on an H100: a whole row of words where it is short."""
+    outputs, words = 8 if gated else 16, triton.next_power_of_2(inputs // 8)
+    return (outputs, words, max(1, words // 64)) if words <= 512 else (outputs // 2, 256, 4)

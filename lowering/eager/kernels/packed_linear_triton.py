@@ -3,9 +3,9 @@
 """Triton kernels of packed linears: 4-bit codes become half precision in registers, 8 of them by 7 instructions.
 
 Codes are stored in blocks of 128 columns, in the order in which the threads of a tensor core's operand hold them:
-nibble `p + 4e` of word `4c + m` of a block is column `32m + 8p + 2c + e`. So each thread reads 16 bytes at once, and an
-even and its odd column are unpacked together. A code is or-ed into the mantissa of 128 (bfloat16) or 1024 (float16),
-where it counts as itself.
+nibble `p + 4e` of word `4c + m` of a block is column `64(p // 2) + 16m + 8(p % 2) + 2c + e`. So each thread reads 16
+bytes at once, and an even and its odd column are unpacked together. A code is or-ed into the mantissa of 128 (bfloat16)
+or 1024 (float16), where it counts as itself.
 """
 
 from __future__ import annotations
@@ -21,54 +21,81 @@ MAGIC = {torch.bfloat16: 128.0, torch.float16: 1024.0}
 _UNPACK = """
 {
     .reg .b32 a, b, c;
-    shr.u32 a, $4, 4;
-    shr.u32 b, $4, 8;
-    shr.u32 c, $4, 12;
-    lop3.b32 $0, $4, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $1, a, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $2, b, 0x000F000F, MAGIC, 0xEA;
-    lop3.b32 $3, c, 0x000F000F, MAGIC, 0xEA;
+    shr.u32 a, $8, 4;
+    shr.u32 b, $8, 8;
+    shr.u32 c, $8, 12;
+    lop3.b32 a, a, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 b, b, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 c, c, 0x000F000F, MAGIC, 0xEA;
+    mov.b32 {$2, $3}, a;
+    mov.b32 {$4, $5}, b;
+    mov.b32 {$6, $7}, c;
+    lop3.b32 a, $8, 0x000F000F, MAGIC, 0xEA;
+    mov.b32 {$0, $1}, a;
 }
 """
 _BFLOAT16 = tl.constexpr(_UNPACK.replace("MAGIC", "0x43004300"))
 _FLOAT16 = tl.constexpr(_UNPACK.replace("MAGIC", "0x64006400"))
+_REGISTERS = tl.constexpr("=h," * 8 + "r")
 
 
 @triton.jit
-def _unpack(octets, BN: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
-    """Codes plus 128 or 1024, each [BN, 64] with columns in the order (c, m, p % 2, e): `p < 2`, and `p >= 2`."""
+def _nibble(words, INDEX: tl.constexpr, DTYPE: tl.constexpr):
+    return (((words >> (4 * INDEX)) & 15) + (128 if DTYPE == tl.bfloat16 else 1024)).to(DTYPE)
+
+
+@triton.jit
+def _eight(words, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """The codes of each word plus 128 or 1024, by `2p + e`."""
     if not ASM:
-        magic: tl.constexpr = 128 if DTYPE == tl.bfloat16 else 1024
-        first, second = tl.split(tl.reshape(octets.to(tl.int32), [BN, 16, 2, 2]))
-        low = tl.permute(tl.join(first & 15, first >> 4), (0, 1, 3, 2))
-        high = tl.permute(tl.join(second & 15, second >> 4), (0, 1, 3, 2))
-        return (tl.reshape(low, [BN, 64]) + magic).to(DTYPE), (tl.reshape(high, [BN, 64]) + magic).to(DTYPE)
+        return (
+            _nibble(words, 0, DTYPE), _nibble(words, 4, DTYPE), _nibble(words, 1, DTYPE), _nibble(words, 5, DTYPE),
+            _nibble(words, 2, DTYPE), _nibble(words, 6, DTYPE), _nibble(words, 3, DTYPE), _nibble(words, 7, DTYPE),
+        )  # fmt: skip
     elif DTYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(
-            _BFLOAT16, "=r,=r,=r,=r,r", [octets], (tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
+            _BFLOAT16,
+            _REGISTERS,
+            [words],
+            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=1,
         )
     else:
         return tl.inline_asm_elementwise(
-            _FLOAT16, "=r,=r,=r,=r,r", [octets], (tl.float16, tl.float16), is_pure=True, pack=4
+            _FLOAT16,
+            _REGISTERS,
+            [words],
+            (tl.float16, tl.float16, tl.float16, tl.float16, tl.float16, tl.float16, tl.float16, tl.float16),
+            is_pure=True,
+            pack=1,
         )
+
+
+@triton.jit
+def _unpack(words, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """The first and the second half of the columns of a block [BN, 16, p % 2, e], plus 128 or 1024."""
+    a, b, c, d, e, f, g, h = _eight(words, DTYPE, ASM)
+    low = tl.permute(tl.join(tl.join(a, b), tl.join(c, d)), (0, 1, 3, 2))
+    return low, tl.permute(tl.join(tl.join(e, f), tl.join(g, h)), (0, 1, 3, 2))
 
 
 @triton.jit
 def _grid_of(ptr, rows, first, N, GROUP: tl.constexpr):
-    """A value for each row [BN, 1], or for each octet [BN, 64] where groups are smaller than a block."""
-    if GROUP >= 128:
-        return tl.load(ptr + (first // GROUP) * N + rows)[:, None]
+    """A value for each row [BN, 1, 1, 1], or for each word [BN, 16, 1, 1] where groups are smaller than a half."""
+    if GROUP >= 64:
+        return tl.load(ptr + (first // GROUP) * N + rows)[:, None, None, None]
     else:
-        group = (first + tl.arange(0, 64) // 4 % 4 * 32) // GROUP
-        return tl.load(ptr + group[None, :] * N + rows[:, None])
+        group = (first + tl.arange(0, 16) % 4 * 16) // GROUP
+        return tl.load(ptr + group[None, :] * N + rows[:, None])[:, :, None, None]
 
 
 @triton.jit
 def _in_order(weight, BN: tl.constexpr, WARPS: tl.constexpr):
     """[BN, 64] in the order of columns; rows, which are read 8 by 8 warp by warp, in that of the tile."""
     repeats: tl.constexpr = BN // (16 * WARPS)
-    weight = tl.permute(tl.reshape(weight, [repeats, 2, WARPS, 8, 4, 4, 4]), (0, 2, 1, 3, 5, 4, 6))
-    weight = tl.reshape(weight, [BN, 4, 4, 2, 2])
+    weight = tl.reshape(weight, [repeats, 2, WARPS, 8, 4, 4, 4])
+    weight = tl.reshape(tl.permute(weight, (0, 2, 1, 3, 5, 4, 6)), [BN, 4, 4, 2, 2])
     return tl.reshape(tl.permute(weight, (0, 1, 3, 2, 4)), [BN, 64])
 
 
@@ -93,9 +120,8 @@ def _matrix(
     rows = tl.minimum(tile * BN + read, N - 1)
     columns = tl.program_id(1) * BM + tl.arange(0, BM)
     wanted = columns < M
-    starts = w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + tl.arange(0, 64)[None, :]
-    column = tl.arange(0, 64) // 16 * 32 + tl.arange(0, 64) % 16
-    sources = x_ptr + tl.minimum(columns, M - 1).to(tl.int64)[None, :] * K + column[:, None]
+    starts = w_ptr + rows.to(tl.int64)[:, None] * (K // 8) + tl.arange(0, 16)[None, :]
+    sources = x_ptr + tl.minimum(columns, M - 1).to(tl.int64)[None, :] * K + tl.arange(0, 64)[:, None]
     dtype = x_ptr.dtype.element_ty
     acc = tl.zeros([BN, BM], dtype=tl.float32)
     blocks: tl.constexpr = K // 128
@@ -104,20 +130,23 @@ def _matrix(
     end = min(begin + per_share, blocks)
     for block in range(begin, end):
         first = block * 128
-        low, high = _unpack(tl.load(starts + block * 64), BN, dtype, ASM)
+        low, high = _unpack(tl.load(starts + block * 16), dtype, ASM)
         x0 = tl.load(sources + first)
-        x1 = tl.load(sources + first + 16)
-        zero = tl.zeros([1, 1], dtype=dtype) + MIDDLE
+        x1 = tl.load(sources + first + 64)
+        zero0 = tl.zeros([1, 1, 1, 1], dtype=dtype) + MIDDLE
+        zero1 = zero0
         if MIDDLE == 0:
-            zero = _grid_of(z_ptr, rows, first, N, GROUP)
+            zero0 = _grid_of(z_ptr, rows, first, N, GROUP)
+            zero1 = zero0 if GROUP >= 128 else _grid_of(z_ptr, rows, first + 64, N, GROUP)
         if LATE:
             scale = tl.load(s_ptr + (first // GROUP) * N + tl.minimum(outputs, N - 1)).to(tl.float32)
-            part = tl.dot(_in_order(low - zero, BN, WARPS), x0)
-            acc += tl.dot(_in_order(high - zero, BN, WARPS), x1, part) * scale[:, None]
+            part = tl.dot(_in_order(low - zero0, BN, WARPS), x0)
+            acc += tl.dot(_in_order(high - zero1, BN, WARPS), x1, part) * scale[:, None]
         else:
-            scale = _grid_of(s_ptr, rows, first, N, GROUP).to(dtype)
-            acc = tl.dot(_in_order((low - zero) * scale, BN, WARPS), x0, acc)
-            acc = tl.dot(_in_order((high - zero) * scale, BN, WARPS), x1, acc)
+            scale0 = _grid_of(s_ptr, rows, first, N, GROUP).to(dtype)
+            scale1 = scale0 if GROUP >= 128 else _grid_of(s_ptr, rows, first + 64, N, GROUP).to(dtype)
+            acc = tl.dot(_in_order((low - zero0) * scale0, BN, WARPS), x0, acc)
+            acc = tl.dot(_in_order((high - zero1) * scale1, BN, WARPS), x1, acc)
     place = columns.to(tl.int64)[None, :] * N + outputs[:, None]
     inner = valid[:, None] & wanted[None, :]
     if SPLIT > 1:
@@ -143,23 +172,24 @@ def _matrix(
 @triton.jit
 def _spread(
     w_ptr, s_ptr, z_ptr, out_ptr, N, K: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, MIDDLE: tl.constexpr,
-    WARPS: tl.constexpr, ASM: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Dequantize BN rows of one block of columns."""
     outputs = tl.program_id(0) * BN + tl.arange(0, BN)
     rows = tl.minimum(outputs, N - 1)
     first = tl.program_id(1) * 128
     dtype = out_ptr.dtype.element_ty
-    octets = tl.load(w_ptr + rows.to(tl.int64)[:, None] * (K // 2) + first // 2 + tl.arange(0, 64)[None, :])
-    low, high = _unpack(octets, BN, dtype, ASM)
-    zero = tl.zeros([1, 1], dtype=dtype) + MIDDLE
-    if MIDDLE == 0:
-        zero = _grid_of(z_ptr, rows, first, N, GROUP)
-    scale = _grid_of(s_ptr, rows, first, N, GROUP)
-    joined = tl.reshape(tl.join((low - zero) * scale, (high - zero) * scale), [BN, 4, 4, 2, 2, 2])
-    weight = tl.reshape(tl.permute(joined, (0, 2, 5, 3, 1, 4)), [BN, 128])
-    place = out_ptr + outputs.to(tl.int64)[:, None] * K + first + tl.arange(0, 128)[None, :]
-    tl.store(place, weight, mask=(outputs < N)[:, None])
+    words = tl.load(w_ptr + rows.to(tl.int64)[:, None] * (K // 8) + first // 8 + tl.arange(0, 16)[None, :])
+    low, high = _unpack(words, dtype, ASM)
+    place = out_ptr + outputs.to(tl.int64)[:, None] * K + first + tl.arange(0, 64)[None, :]
+    for half in tl.static_range(2):
+        zero = tl.zeros([1, 1, 1, 1], dtype=dtype) + MIDDLE
+        if MIDDLE == 0:
+            zero = _grid_of(z_ptr, rows, first + 64 * half, N, GROUP)
+        scale = _grid_of(s_ptr, rows, first + 64 * half, N, GROUP)
+        weight = tl.reshape(((low if half == 0 else high) - zero) * scale, [BN, 4, 4, 2, 2])
+        weight = tl.reshape(tl.permute(weight, (0, 2, 3, 1, 4)), [BN, 64])
+        tl.store(place + 64 * half, weight, mask=(outputs < N)[:, None])
 
 
 def matrix(
@@ -190,8 +220,8 @@ def matrix(
     parts = x.new_empty((split, count, outputs), dtype=torch.float32) if split > 1 else out
     grid = (triton.cdiv(outputs, rows), triton.cdiv(count, columns), split)
     _matrix[grid](
-        x, weight, scales, x if zeros is None else zeros, x if bias is None else bias, out, parts, counts, count,
-        outputs, K=inputs, GROUP=group_size, HAS_BIAS=bias is not None, BN=rows, BM=columns, SPLIT=split,
+        x, weight.view(torch.int32), scales, x if zeros is None else zeros, x if bias is None else bias, out, parts,
+        counts, count, outputs, K=inputs, GROUP=group_size, HAS_BIAS=bias is not None, BN=rows, BM=columns, SPLIT=split,
         LATE=late and group_size >= BLOCK, MIDDLE=_middle(x.dtype, zeros), WARPS=warps, ASM=asm,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
@@ -206,8 +236,8 @@ def spread(
     out = torch.empty((outputs, inputs), dtype=dtype, device=weight.device)
     grid = (triton.cdiv(outputs, 32), inputs // BLOCK)
     _spread[grid](
-        weight, scales, scales if zeros is None else zeros, out, outputs, K=inputs, GROUP=group_size, BN=32,
-        MIDDLE=_middle(dtype, zeros), WARPS=4, ASM=asm, num_warps=4,
+        weight.view(torch.int32), scales, scales if zeros is None else zeros, out, outputs, K=inputs,
+        GROUP=group_size, BN=32, MIDDLE=_middle(dtype, zeros), ASM=asm, num_warps=4,
     )  # fmt: skip
     return out
 

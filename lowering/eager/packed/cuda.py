@@ -184,7 +184,7 @@ def form_of(x: Tensor, bits: int, group_size: int) -> str | None:
     rows, size = x.numel() // inputs, int4_size(inputs, bits, group_size)
     if not rows or x.dtype not in (torch.float16, torch.bfloat16) or inputs % BLOCK or size is None:
         return None
-    forms = ["row"] if rows == 1 else []
+    forms = ["row"] if rows == 1 and size >= BLOCK else []
     forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and size >= 64 else []
     return next((form for form in [*forms, "spread"] if form not in _REFUSED), None)
 
@@ -222,7 +222,7 @@ class Blocks:
 
 def blocks_of(codes: Tensor) -> Tensor:
     """[N, K / 2]: the codes in the order of `packed_linear_triton`."""
-    nibbles = codes.reshape(len(codes), -1, 4, 4, 4, 2).permute(0, 1, 4, 2, 5, 3).reshape(len(codes), -1, 2)
+    nibbles = codes.reshape(len(codes), -1, 2, 4, 2, 4, 2).permute(0, 1, 5, 3, 6, 2, 4).reshape(len(codes), -1, 2)
     return (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).contiguous()
 
 

@@ -31,7 +31,9 @@ def test_blocks_hold_columns_as_tensor_cores_do():
     words = blocks_of(codes).view(torch.int32).reshape(3, 2, 4, 4)
     for c, m, p, e in [(0, 0, 0, 0), (1, 2, 3, 0), (3, 3, 3, 1), (2, 0, 1, 1)]:
         found = words[:, :, c, m] >> 4 * (p + 4 * e) & 15
-        assert torch.equal(found, codes.reshape(3, 2, 128)[:, :, 32 * m + 8 * p + 2 * c + e].int())
+        assert torch.equal(
+            found, codes.reshape(3, 2, 128)[:, :, 64 * (p // 2) + 16 * m + 8 * (p % 2) + 2 * c + e].int()
+        )
 
 
 def test_a_form_that_does_not_run_is_left_out_and_said(caplog):
