@@ -30,12 +30,12 @@ def face(model: Model, forward: Callable[..., Any], suffix: str) -> Model:
     return copy
 
 
-def output_face(model: Any, names: Sequence[str]) -> Any:
-    """A face that returns only these fields of the model's output, in the same class."""
+def output_face(model: Any, names: Sequence[str], **fixed: Any) -> Any:
+    """A face that returns only these fields of the model's output, in the same class, called with `fixed` arguments."""
     original = type(model).forward
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs, **fixed)
         kept = [name for name in names if result.get(name) is not None]
         return type(result)(**{name: result[name] for name in kept}) if kept else result
 

@@ -13,6 +13,7 @@ Names and dimensions are those of Optimum: `batch_size`, `past_sequence_length +
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from graphwright.frontends.faces import decoder_face, encoder_face, output_face
 from graphwright.frontends.past import decoder_start, suggested_axes, with_past
 from graphwright.frontends.smallest import export_checked
 from graphwright.frontends.tasks import generates, is_encoder_decoder, parse_task
+from graphwright.ir.errors import InputError
 from graphwright.ir.program import Program
 
 OUTPUTS = {
@@ -81,21 +83,24 @@ class Part:
         return program
 
 
-def parts(model: Any, task: str | None = None) -> tuple[Part, ...]:
+def parts(model: Any, task: str | None = None, *, last_logits: bool = False) -> tuple[Part, ...]:
     """What to capture of a transformers model for a task.
 
     Args:
         model: A transformers model, or a `SentenceEmbedder`.
         task: Such as `fill-mask` or `text-generation-with-past`; by default that of the model's class, with a cache
             where the model generates.
+        last_logits: For a decoder that generates: only the logits of the last position, which are all that
+            `generate` reads. A long prompt is then not multiplied with the vocabulary.
 
     Raises:
-        InputError: The model's class has another task.
+        InputError: The model's class has another task, or it cannot leave out logits.
         CaptureError: Example inputs cannot be made up from the config.
     """
     task = full_task(model, task)
     base = task.removesuffix("-with-past")
     past = base != task
+    fixed = _last_logits(model, base) if last_logits else {}
     if is_encoder_decoder(model) and generates(model):
         return _seq2seq(model, base, past)
     inputs = example_inputs(model, base)
@@ -106,7 +111,17 @@ def parts(model: Any, task: str | None = None) -> tuple[Part, ...]:
     if past:
         inputs = with_past(model, inputs, positions=True)
     names = OUTPUTS.get(base, _LOGITS)
-    return (Part("model", output_face(model, names), inputs, _DIMS),)
+    return (Part("model", output_face(model, names, **fixed), inputs, _DIMS),)
+
+
+def _last_logits(model: Any, task: str) -> dict[str, Any]:
+    """The argument with which the model returns the logits of the last position alone."""
+    if task != "text-generation" or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise InputError(
+            f"{type(model).__name__} cannot be captured with the last logits alone for '{task}'",
+            why="its forward takes no `logits_to_keep`" if task == "text-generation" else "only text generation can",
+        )
+    return {"logits_to_keep": 1}
 
 
 def full_task(model: Any, task: str | None) -> str:

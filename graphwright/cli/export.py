@@ -36,6 +36,9 @@ def export(
     dialect: Annotated[
         str | None, typer.Option(help="Operators beyond the standard's, such as ort.", show_default=False)
     ] = None,
+    last_logits: Annotated[
+        bool, typer.Option("--last-logits", help="Text generation: only the logits that the next token needs.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what the target does not support.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare the artifact with the unmodified model.")] = True,
     as_json: Json = False,
@@ -50,7 +53,7 @@ def export(
     goal = _target(target, dtype=dtype, dialect=dialect)
     original = load_model(model, task)
     options: dict[str, Any] = {"task": task, "inputs": parse_inputs(inputs or ()) or None, "pipeline": pipeline}
-    options["dynamic"] = None if static else "auto"
+    options |= {"dynamic": None if static else "auto", "last_logits": last_logits}
     if dry_run or output is None:
         with step(f"checking for {goal}") as show:
             reports = support(original, goal, progress=show, **options)

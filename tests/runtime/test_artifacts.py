@@ -37,6 +37,15 @@ def build(name):
     return model
 
 
+def load(folder):
+    """With one thread: on a busy machine, threads that wait for each other take most of the time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return gw.load_artifact(folder, session_options=options)
+
+
 def prompt(name):
     if "Whisper" in name:
         return {"input_features": torch.randn(3, 8, 32, generator=torch.Generator().manual_seed(1))}
@@ -55,7 +64,7 @@ def test_same_tokens(name, tmp_path):
     """Greedy, beams and sampling of a batch padded on the left give what the unmodified model gives."""
     model = build(name)
     gw.export(model, tmp_path / "out")
-    loaded = gw.load_artifact(tmp_path / "out")
+    loaded = load(tmp_path / "out")
     assert isinstance(loaded, type(model)) and all(parameter.is_meta for parameter in loaded.parameters())
     for options in SEARCHES:
         results = []
@@ -77,6 +86,73 @@ def test_going_on_from_a_cache(tmp_path):
     torch.testing.assert_close(rest.logits, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(gw.InputError, match="cannot be passed to an exported model"):
         loaded(inputs["input_ids"], past_key_values=model(**inputs).past_key_values)
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_caches_in_place(name, tmp_path):
+    """In the dialect of ONNX Runtime, steps append to one cache: same tokens, and the memory stays where it is."""
+    model = build(name)
+    gw.export(model, tmp_path / "out", "onnx{dialect=ort}")
+    loaded = load(tmp_path / "out")
+    for options in SEARCHES:
+        results = []
+        for candidate in (model, loaded):
+            torch.manual_seed(3)
+            results.append(candidate.generate(**prompt(name), max_new_tokens=9, **options))
+        assert torch.equal(*results), options
+    inputs = prompt(name)
+    first = loaded(**{key: value[:, :4] for key, value in inputs.items()}).past_key_values
+    before = {key: tensor.data_ptr() for key, tensor in first.tensors.items()}
+    rest = loaded(inputs["input_ids"][:, 4:], inputs["attention_mask"], past_key_values=first)
+    assert rest.past_key_values is first and first.get_seq_length() == 7
+    assert before == {key: tensor.data_ptr() for key, tensor in first.tensors.items()}
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    expected = model(**inputs, position_ids=positions).logits[:, 4:]
+    torch.testing.assert_close(rest.logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_in_place_grows_and_is_cropped():
+    """Beyond its room a cache moves, with what it holds; what is cropped is written over."""
+    from graphwright.runtime.artifacts.cache import ROOM, RoomyCache
+
+    cache = RoomyCache({"past_key_values.0.key": torch.zeros(2, 1, 0, 4)})
+    cache.reserve(3)
+    (tensor,) = cache.tensors.values()
+    assert tensor.shape == (2, 1, ROOM, 4)
+    tensor[:, :, :3] = 1
+    cache.length = 3
+    cache.crop(-1)
+    cache.reserve(ROOM + 1)
+    (tensor,) = cache.tensors.values()
+    assert tensor.shape == (2, 1, 2 * ROOM, 4) and tensor[:, :, :2].eq(1).all() and tensor[:, :, 2:].eq(0).all()
+
+
+def test_last_logits(tmp_path):
+    """Only the last position's logits, in every case that is compared; the folder is verified the same way."""
+    from graphwright.runtime.artifacts.export import verify_bundle
+
+    model = build("LlamaForCausalLM")
+    done = gw.export(model, tmp_path / "out", last_logits=True)
+    shapes = {row.shape[1] for row in done.comparisons["model"].rows if row.output == "logits"}
+    assert shapes == {1}
+    loaded = load(tmp_path / "out")
+    options = {"max_new_tokens": 9, "do_sample": False}
+    assert torch.equal(*(m.generate(**prompt("Llama"), **options) for m in (model, loaded)))
+    assert all(found.ok for found in verify_bundle(model, loaded.bundle).values())
+    with pytest.raises(gw.InputError, match="cannot be captured with the last logits"):
+        gw.export(build("BertForSequenceClassification"), tmp_path / "other", last_logits=True)
+
+
+def test_outputs_are_bound_to_memory(tmp_path):
+    """Inputs and outputs of a session are bound: what is written to is the tensor that was given."""
+    gw.export(build("BertForSequenceClassification"), tmp_path / "out", verify=False)
+    part = gw.load_artifact(tmp_path / "out").bundle.only
+    inputs = {key: value for key, value in prompt("Bert").items() if key in part.input_names}
+    inputs |= {key: torch.zeros(3, 7, dtype=torch.long) for key in part.input_names if key not in inputs}
+    expected = part.run(**inputs)["logits"]
+    memory = torch.zeros_like(expected)
+    assert part.file.run(inputs, [], {"logits": memory}) == []
+    assert torch.equal(memory, expected) and expected.any()
 
 
 def test_classes_and_options_are_passed_through(tmp_path):

@@ -79,6 +79,7 @@ def export(
     inputs: Any = None,
     dynamic: Any = "auto",
     pipeline: str = "default",
+    last_logits: bool = False,
     verify: bool = True,
     raise_on_mismatch: bool = True,
     progress: Progress = lambda text: None,
@@ -94,6 +95,7 @@ def export(
         inputs: Example inputs, for models that are not from transformers.
         dynamic: See `capture`; used together with `inputs`.
         pipeline: Passes to run on each part.
+        last_logits: For text generation: only the logits of the last position, all that `generate` reads.
         verify: Compare each part with the unmodified model on several shapes, paddings and cache lengths.
         raise_on_mismatch: Raise, rather than only report; nothing is written either way.
         progress: Told what is being done.
@@ -109,7 +111,7 @@ def export(
     comparisons: dict[str, Comparison | Accuracy] = {}
     references: dict[str, Any] = {}
     exact_interfaces: dict[str, Interface] = {}
-    for piece in pieces(model, task, inputs, dynamic, pipeline, progress):
+    for piece in pieces(model, task, inputs, dynamic, pipeline, progress, last_logits):
         progress(f"lowering {piece.name}")
         legal = goal.legalize(piece.program)
         reports[piece.name] = goal.survey(legal)
@@ -117,7 +119,7 @@ def export(
         artifacts[piece.name] = goal.emit(legal)
         references[piece.name] = piece.reference
         exact_interfaces[piece.name] = Interface.of(legal)
-    bundle = Bundle(_task(model, task), goal.join(artifacts))
+    bundle = Bundle(_task(model, task), goal.join(artifacts), {"last logits": True} if last_logits else {})
     for name, artifact in bundle.parts.items() if verify else ():
         progress(f"comparing {name}")
         if goal.precision:
@@ -163,7 +165,8 @@ def verify_bundle(model: Any, bundle: Bundle) -> dict[str, Comparison]:
     if is_pretrained(model) or _is_embedder(model):
         from graphwright.frontends.parts import parts
 
-        references = {part.name: part.module for part in parts(model, bundle.task or None)}
+        last = bool(bundle.details.get("last logits"))
+        references = {part.name: part.module for part in parts(model, bundle.task or None, last_logits=last)}
     missing = [name for name in bundle.parts if name not in references]
     if missing:
         raise InputError(
@@ -175,33 +178,41 @@ def verify_bundle(model: Any, bundle: Bundle) -> dict[str, Comparison]:
 def support(model: Any, target: str | Target, *, pipeline: str = "default", **options: Any) -> dict[str, SupportReport]:
     """What a target says to each part of a model, before anything is lowered; the options are those of `export`."""
     goal = find_target(target)
-    task, inputs, dynamic = (options.get(key, default) for key, default in _DEFAULTS.items())
-    found = pieces(model, task, inputs, dynamic, pipeline, options.get("progress", lambda text: None))
+    task, inputs, dynamic, progress, last = (options.get(key, default) for key, default in _DEFAULTS.items())
+    found = pieces(model, task, inputs, dynamic, pipeline, progress, last)
     return {piece.name: goal.check(piece.program) for piece in found}
 
 
-_DEFAULTS = {"task": None, "inputs": None, "dynamic": "auto"}
+_DEFAULTS = {"task": None, "inputs": None, "dynamic": "auto", "progress": lambda text: None, "last_logits": False}
 
 
 def pieces(
-    model: Any, task: str | None, inputs: Any, dynamic: Any, pipeline: str, progress: Progress
+    model: Any,
+    task: str | None,
+    inputs: Any,
+    dynamic: Any,
+    pipeline: str,
+    progress: Progress,
+    last_logits: bool = False,
 ) -> Iterator[Piece]:
     """The parts of a model, captured and rewritten."""
-    for name, reference, program in _captured(model, task, inputs, dynamic, progress):
+    for name, reference, program in _captured(model, task, inputs, dynamic, progress, last_logits):
         progress(f"rewriting {name}")
         yield Piece(name, reference, Pipeline(pipeline).run(program, validate=False).program)
 
 
 def _captured(
-    model: Any, task: str | None, inputs: Any, dynamic: Any, progress: Progress
+    model: Any, task: str | None, inputs: Any, dynamic: Any, progress: Progress, last_logits: bool
 ) -> Iterator[tuple[str, Any, Program]]:
     if inputs is not None or not (is_pretrained(model) or _is_embedder(model)):
+        if last_logits:
+            raise InputError("last_logits is for transformers models that generate, without inputs of your own")
         progress("capturing")
         yield "model", model, capture(model, inputs, dynamic=dynamic, task=task)
         return
     from graphwright.frontends.parts import parts
 
-    for part in parts(model, task):
+    for part in parts(model, task, last_logits=last_logits):
         progress(f"capturing {part.name}")
         yield part.name, part.module, part.capture()
 
