@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
 from graphwright.lowering.interface import Interface
+from graphwright.lowering.tflite.variables import LOAD, STORE
 
 MODEL = "model.tflite"
 
@@ -76,19 +78,26 @@ class TFLiteArtifact(Artifact):
     Args:
         file: The file, shared by all signatures.
         signature: Name of the signature.
+        states: Output -> input of the parts of a cache that are variables of the model.
     """
 
     def __init__(
         self, target: str, interface: Interface, provenance: Mapping[str, Sequence[str]] | None, *, file: TFLiteFile,
-        signature: str,
+        signature: str, states: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(target, interface, provenance)
-        self.file, self.signature = file, signature
+        self.file, self.signature, self.states = file, signature, dict(states or {})
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = self.file.run(self.signature, inputs)
+        hidden = set(self.states.values())
+        if hidden:
+            self.file.run(LOAD, {name: tensor for name, tensor in inputs.items() if name in hidden})
+        found = self.file.run(self.signature, {name: t for name, t in inputs.items() if name not in hidden})
+        if hidden:
+            kept = self.file.run(STORE, {})
+            found |= {output: kept[source] for output, source in self.states.items()}
         return {
-            port.name: torch.from_numpy(found[port.name].copy()).to(port.torch_dtype())
+            port.name: torch.from_numpy(np.array(found[port.name])).to(port.torch_dtype())
             for port in self.interface.outputs
         }
 
@@ -97,7 +106,7 @@ class TFLiteArtifact(Artifact):
 
     def description(self) -> dict[str, Any]:
         """Interface, provenance and signature."""
-        return super().description() | {"signature": self.signature}
+        return super().description() | {"signature": self.signature, "states": self.states}
 
 
 class TFLiteBuckets(BucketedArtifact):

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.fx import Node
 
+from graphwright.ir.node import bound
 from graphwright.lowering.checks import integer_indices
+from graphwright.lowering.support import Support
 from graphwright.lowering.tflite.builder import Builder
+from graphwright.lowering.tflite.elementwise import add
 from graphwright.lowering.tflite.graph import Value
 from graphwright.lowering.tflite.indexing import stacked, wrapped
 from graphwright.lowering.tflite.shapes import limits
@@ -45,17 +49,56 @@ def index_put(b: Builder, self: Value, indices: list[Value | None], values: Valu
     return b.transpose(made, [(dims + rest).index(dim) for dim in range(self.rank)])
 
 
+def _written_last(node: Node) -> Support:
+    """Whether nobody reads an input any more once it is written to: then a new value will do."""
+    source = bound(node)["self"]
+    while isinstance(source, Node):
+        if any(user > node for user in source.users):
+            return Support.no("an input that is read again after it was written", remedy="return the new value")
+        source = None if source.op == "placeholder" else source.all_input_nodes[0]
+    return Support.yes()
+
+
+@register(aten.add_.Tensor, validate=_written_last)
+def add_in_place(b: Builder, self: Value, other: Any, alpha: Any) -> Value:
+    """A sum written to an input."""
+    return add(b, self, other, alpha)
+
+
 @register(aten.index_copy.default)
+@register(aten.index_copy_.default, validate=_written_last)
 def index_copy(b: Builder, self: Value, dim: int, index: Value, source: Value) -> Value:
-    """Slices written at positions along a dimension; one slice is an update of the runtime's own."""
+    """Slices written at positions along a dimension; those in a row are one update of the runtime's own."""
     axis = dim % self.rank
     update = b.cast(source, self.dtype)
-    if index.size == 1:
-        return updated(b, self, update, axis, index)
+    start = _start(b, index)
+    if start is not None:
+        return updated(b, self, update, axis, start)
     order = [axis, *(i for i in range(self.rank) if i != axis)]
     positions = b.reshape(b.cast(index, "int32"), [index.size, 1])
     made = written(b, b.transpose(self, order), positions, b.transpose(update, order), add=False)
     return b.transpose(made, [order.index(i) for i in range(self.rank)])
+
+
+def _start(b: Builder, index: Value) -> Value | None:
+    """The first of positions that follow each other: one alone, constants, or constants added to a number."""
+    if index.size == 1:
+        return index
+    if index.data is not None:
+        return b.const(index.data[:1]) if _in_a_row(index.data) else None
+    producer = b.producers.get(index)
+    if producer is None or producer.code != "ADD":
+        return None
+    parts = [value for value in producer.inputs if value is not None]
+    row = next((value for value in parts if value.data is not None and _in_a_row(value.data)), None)
+    first = next((value for value in parts if value.size == 1), None)
+    if row is None or row.data is None or first is None:
+        return None
+    return b.binary("ADD", b.reshape(first, [1]), b.const(row.data.reshape(-1)[:1], first.dtype))
+
+
+def _in_a_row(positions: np.ndarray) -> bool:
+    return positions.size > 1 and bool((np.diff(positions.reshape(-1)) == 1).all())
 
 
 def updated(b: Builder, self: Value, update: Value, axis: int, start: Value) -> Value:

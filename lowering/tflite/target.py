@@ -20,6 +20,7 @@ from graphwright.lowering.interface import Interface
 from graphwright.lowering.interface_json import interface_from_json
 from graphwright.lowering.static import StaticTarget
 from graphwright.lowering.support import Support
+from graphwright.lowering.tflite.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class TFLiteTarget(StaticTarget):
         calibration: A safetensors file with a tensor for each input, whose rows are the samples.
         packed: Packed linears: `exact` dequantizes their weights when the model is loaded; `native` multiplies with
             the integers, for which kernels round the other side to 8 bits.
+        cache: A decoder's cache of fixed size: among the `inputs` and outputs, or in `variables` that the runtime keeps
+            between calls and that all signatures share.
     """
 
     name: ClassVar[str] = "tflite"
@@ -42,6 +45,7 @@ class TFLiteTarget(StaticTarget):
     activations: Literal["", "i8", "i16"] = ""
     calibration: str = ""
     packed: Literal["exact", "native"] = "exact"
+    cache: Literal["inputs", "variables"] = "inputs"
 
     def __post_init__(self) -> None:
         for option, kind in get_type_hints(type(self)).items():
@@ -94,13 +98,30 @@ class TFLiteTarget(StaticTarget):
         graphs = {name: emit_graph(program, name, self.packed) for name, program in programs.items()}
         for name, graph in graphs.items():
             self._reduce(graph, Interface.of(programs[name]))
-        file = TFLiteFile(write(list(graphs.values())))
+        provenance = {name: graph.provenance() for name, graph in graphs.items()}
+        pairs, extra = self._held(graphs)
+        file = TFLiteFile(write([*graphs.values(), *extra]))
         return {
-            name: TFLiteArtifact(str(self), Interface.of(programs[name]), graph.provenance(), file=file, signature=name)
-            for name, graph in graphs.items()
+            name: TFLiteArtifact(
+                str(self), Interface.of(programs[name]), provenance[name], file=file, signature=name, states=pairs
+            )
+            for name in graphs
         }
 
-    def _reduce(self, graph: Any, interface: Interface) -> None:
+    def _held(self, graphs: Mapping[str, Graph]) -> tuple[dict[str, str], list[Graph]]:
+        """Take the cache into variables; output -> input of its parts, and the signatures that manage it."""
+        from graphwright.lowering.tflite.variables import cache_pairs, hold, keepers
+
+        first = next(iter(graphs.values()))
+        pairs = cache_pairs(first) if self.cache == "variables" else {}
+        if not pairs:
+            return {}, []
+        extra = keepers({name: first.inputs[name] for name in pairs.values()})
+        for graph in graphs.values():
+            hold(graph, pairs)
+        return pairs, list(extra)
+
+    def _reduce(self, graph: Graph, interface: Interface) -> None:
         """Bring a graph to the asked precision."""
         from graphwright.lowering.tflite.calibrate import ranges_of, samples_in
         from graphwright.lowering.tflite.compress import compress
@@ -128,7 +149,9 @@ class TFLiteTarget(StaticTarget):
         interface = interface_from_json(entry["interface"])
         file = TFLiteFile(path=folder.parent / MODEL)
         signature = str(entry["signature"])
-        return TFLiteArtifact(entry["target"], interface, entry.get("provenance"), file=file, signature=signature)
+        states = {str(output): str(source) for output, source in entry.get("states", {}).items()}
+        provenance = entry.get("provenance")
+        return TFLiteArtifact(entry["target"], interface, provenance, file=file, signature=signature, states=states)
 
 
 def _table() -> Any:
