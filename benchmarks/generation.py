@@ -2,6 +2,7 @@
 
     python -m benchmarks.generation llama-1b --device cuda
     python -m benchmarks.generation gpt2 --device cpu --peers hf ours
+    python -m benchmarks.generation llama-1b --prompts      # milliseconds to the first token
 
 A token's time is the slope between a short and a long greedy generation, so the prompt does not count. The limit is
 the time to read every weight of the step once: on an H100 at 3.0 TB/s, on a CPU at the speed of summing a large tensor.
@@ -119,6 +120,42 @@ def report(name: str, device: str, peers: Sequence[str], rounds: int, batch: int
         print(f"  {peer:20} {wall:7.3f} ms/token  {limit / wall:6.1%} of the limit  host {host:.3f} ms/token")
 
 
+def report_prompts(name: str, device: str, peers: Sequence[str], rounds: int, batch: int) -> None:
+    """Measure the time to the first token of prompts of ever other lengths, and print it.
+
+    Every length is new to all peers, but for those of the first calls, which are not measured.
+    """
+    model = make(name, device)
+    functions = {peer: prompt(model, peer) for peer in peers}
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randperm(255, generator=random)[: 8 * rounds] + 1
+    for peer, function in functions.items():
+        start = time.perf_counter()
+        for length in (64, 128, 192, 256) * 3:
+            function(torch.randint(3, model.config.vocab_size, (batch, length), device=device))
+        print(f"  {peer}: first calls {time.perf_counter() - start:.1f} s", flush=True)
+    samples: dict[str, list[float]] = {peer: [] for peer in peers}
+    for length in lengths.tolist():
+        ids = torch.randint(3, model.config.vocab_size, (batch, max(length, 2)), device=device)
+        for peer, function in functions.items():
+            samples[peer].append(timed(lambda f=function, given=ids: f(given), device)[0] * 1e3)
+    print(f"{name}, batch {batch}, {device}: prompts of 2 to 255 tokens")
+    for peer, found in samples.items():
+        print(f"  {peer:20} {statistics.median(found):7.2f} ms to the first token, at most {max(found):.2f}")
+
+
+def prompt(model: Any, peer: str) -> Callable[[torch.Tensor], Any]:
+    """A function of the prompt that generates one token."""
+    options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 1}
+    if peer == "ours":
+        from graphwright import optimize
+
+        model = optimize(model)
+    elif peer == "hf-static-compile":
+        options |= {"cache_implementation": "static", "max_cache_len": 512}
+    return lambda ids: model.generate(ids, **options)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,10 +164,13 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--prompts", action="store_true", help="measure the first token instead of the later ones")
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
-    report(options.shape, options.device, options.peers, options.rounds, options.batch)
+    measured = report_prompts if options.prompts else report
+    with torch.no_grad():
+        measured(options.shape, options.device, options.peers, options.rounds, options.batch)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Dispatcher:
             check_surroundings()
             arguments = self.parameters.bind(args, kwargs)
             call = Call(arguments)
+            key = (call.key, torch.is_grad_enabled())
+            ahead = self._ahead(call, key)
             states = self.states(model)
             self.refuse(model, arguments, states)
             if not call.tensors:
@@ -93,13 +95,23 @@ class Dispatcher:
         except Unservable as reason:
             self.say(str(reason))
             return self.forward(model, *args, **kwargs)
-        key = (call.key, torch.is_grad_enabled())
         for graph in states.graphs.get(key, ()):
             if graph.accepts(call):
                 self.served += 1
-                return graph.run(call)
+                return graph.run(call, ahead.get(graph))
         with self._lock:
             return self._learn(model, call, key, arguments, states)
+
+    def _ahead(self, call: Call, key: Hashable) -> dict[CapturedGraph, tuple[Any, ...]]:
+        """Results of the graph that serves this call if the model is still as it was at the last one.
+
+        The GPU computes them while the host finds that out; if it is not, they are forgotten.
+        """
+        for graph in self._states[0].graphs.get(key, ()) if self._states else ():
+            if graph.accepts(call):
+                results = graph.artifact.ahead(call.tensors)
+                return {} if results is None else {graph: results}
+        return {}
 
     def states(self, model: nn.Module) -> StateGraphs:
         """The graphs for the state the model is in; the most recently used state comes first."""

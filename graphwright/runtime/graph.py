@@ -51,9 +51,14 @@ class CapturedGraph:
         """Flat results, the contents of the caches after the call included."""
         return self._flat(tensors)
 
-    def run(self, call: Call) -> Any:
-        """Serve a call: fills the caller's caches and returns an object like the original's."""
-        left = iter(self._flat(call.tensors))
+    def run(self, call: Call, ahead: Sequence[Any] | None = None) -> Any:
+        """Serve a call: fills the caller's caches and returns an object like the original's.
+
+        Args:
+            call: The call.
+            ahead: Its flat results, if they have been computed.
+        """
+        left = iter(self._flat(call.tensors) if ahead is None else ahead)
         result = rebuild(self.layouts.result, left, call.caches)
         for cache, layout in zip(call.caches, self.layouts.caches, strict=True):
             store_cache(cache, layout, left)

@@ -19,6 +19,7 @@ from graphwright.runtime.capture import face_class
 from graphwright.runtime.dispatch import DEFAULT_TARGET, Dispatcher
 from graphwright.runtime.generation.engine import Engine
 from graphwright.runtime.generation.mixin import GeneratesFast
+from graphwright.runtime.generation.prefill import prefilling
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -141,6 +142,8 @@ def _optimized_class(model: nn.Module, dispatcher: Dispatcher) -> type:
 
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if prefilling.get() and not args:
+            return self._graphwright_engine.prefill(self, kwargs)  # type: ignore[operator]
         serve = getattr(kwargs.get("past_key_values"), "graphwright_serve", None)
         return dispatcher(self, args, kwargs) if serve is None else serve(self, kwargs)
 

@@ -64,6 +64,10 @@ class EagerArtifact(Artifact):
         """Run on tensors in the order of `input_names`, without checks; returns all flat results of the program."""
         return self._call(inputs)
 
+    def ahead(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...] | None:
+        """What `flat` returns where that is a recording on a GPU, None elsewhere; has no effect but its results."""
+        return self._call.ahead(inputs) if isinstance(self._call, CudaFunction) else None
+
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         results = self.flat([inputs[name] for name in self.input_names])
         return {port.name: torch.as_tensor(results[port.leaf]) for port in self.interface.outputs}

@@ -15,6 +15,7 @@ from graphwright.runtime.call import Call
 from graphwright.runtime.compare import difference
 from graphwright.runtime.dispatch import SAFER, Dispatcher, StateGraphs, check_surroundings, one_line
 from graphwright.runtime.generation.caches import GrowingCache
+from graphwright.runtime.generation.prefill import Prefill
 from graphwright.runtime.generation.slots import Slots, allocate, shapes_of
 from graphwright.runtime.generation.step import StepGraph, StepInputs
 
@@ -27,10 +28,14 @@ class Engine:
 
     Args:
         dispatcher: Serves its other calls; knows the model's states and counts captures.
+
+    Attributes:
+        prefill: Serves prompts.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
+        self.prefill = Prefill(dispatcher)
         self._idle: list[Slots] = []
 
     def bind(self, model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:

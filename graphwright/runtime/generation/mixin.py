@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphwright.runtime.dispatch import Dispatcher
 from graphwright.runtime.generation.engine import Engine
+from graphwright.runtime.generation.prefill import prefilling
 
 # Stand-ins for caches that a beam search has made, and the length at which it ends.
 _searching: ContextVar[tuple[list[Any], int | None] | None] = ContextVar("searching", default=None)
@@ -59,7 +60,11 @@ class GeneratesFast:
 
     def _prefill(self, *args: Any, **kwargs: Any) -> Any:
         """The prompt; within a beam search its cache comes out as a stand-in whose steps are served."""
-        result = super()._prefill(*args, **kwargs)  # type: ignore[misc]
+        token = prefilling.set(not self.config.is_encoder_decoder)  # type: ignore[attr-defined]
+        try:
+            result = super()._prefill(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            prefilling.reset(token)
         search = _searching.get()
         if search is not None and getattr(result, "past_key_values", None) is not None:
             from graphwright.runtime.generation.layers import SessionCache

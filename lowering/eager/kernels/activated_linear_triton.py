@@ -8,8 +8,8 @@ beside the products of the other. Tiles come and go by hardware descriptors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 import triton
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from graphwright.lowering.eager.kernels.activated_linear import ACTIVATIONS, sizes_of
+from graphwright.lowering.eager.kernels.activated_linear import ACTIVATIONS
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def _activate(x, KIND: tl.constexpr):
         x = x / (1.0 + tl.exp2(-inner))
     elif KIND == 2:
         x = x / (1.0 + tl.exp2(-1.4426950408889634 * x))
-    else:
+    elif KIND == 3:
         x = tl.maximum(x, 0.0)
     return x
 
@@ -76,9 +76,8 @@ def _processors(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
 
 
-def launch(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, **chosen: Any) -> Tensor:
-    """Run the kernel; the arguments are those of `activated_linear`, and sizes of its programs by name."""
-    sizes = sizes_of(**chosen)
+def launch(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, sizes: Mapping[str, int]) -> Tensor:
+    """Run the kernel; the arguments are those of `activated_linear`, and one of its `FORMS`."""
     flat = x.reshape(-1, x.shape[-1])
     flat = flat if flat.is_contiguous() else flat.contiguous()
     (rows, features), width = flat.shape, weight.shape[0]

@@ -1,6 +1,6 @@
 """Which calls of a program run as kernels of our own on a GPU, in half precision, where no gradient is recorded.
 
-activation(linear)         `activated_linear`
+linear, activation(linear) `activated_linear`
 norm(a + b), norm(a)       `residual_norm`
 varlen_attention           `packed_attention`
 unpack_tokens              `token_places`, `unpack_rows`
@@ -28,7 +28,7 @@ aten = torch.ops.aten
 _HALF = (torch.float16, torch.bfloat16)
 _OPS = torch.ops.graphwright
 _PACKED = (_OPS.varlen_attention, _OPS.unpack_tokens)
-_ACTIVATED = (aten.gelu, aten.silu, aten.relu)
+_ACTIVATED = (aten.gelu, aten.silu, aten.relu)  # before the linears that they follow
 
 
 def place_kernels(
@@ -42,7 +42,7 @@ def place_kernels(
         device: Type of device whose calls are replaced.
         dtypes: Dtypes whose calls are replaced; for others the kernels fall back to ATen's ops.
     """
-    ops = (*_PACKED, aten.layer_norm, aten.rms_norm, *_ACTIVATED) if fuse else _PACKED
+    ops = (*_PACKED, aten.layer_norm, aten.rms_norm, *_ACTIVATED, aten.linear) if fuse else _PACKED
 
     def fits(node: Node) -> bool:
         value = value_of(node) if is_call(node, *ops) else None
@@ -52,7 +52,8 @@ def place_kernels(
         return program
     copy = program.clone()
     places: dict[Node, Node] = {}
-    for node in [node for node in copy.graph.nodes if fits(node)]:
+    found = [node for node in copy.graph.nodes if fits(node)]
+    for node in sorted(found, key=lambda node: is_call(node, aten.linear)):
         _place(node, places)
     return copy
 
@@ -64,8 +65,10 @@ def _place(node: Node, places: dict[Node, Node]) -> None:
         _place_unpacking(node, places)
     elif is_call(node, aten.layer_norm, aten.rms_norm):
         _place_norm(node)
-    else:
+    elif is_call(node, aten.linear):
         _place_linear(node)
+    else:
+        _place_activation(node)
 
 
 def _replace(node: Node, function: Any, arguments: tuple[Any, ...]) -> None:
@@ -105,28 +108,30 @@ def _place_unpacking(node: Node, places: dict[Node, Node]) -> None:
 # ---- linears -----------------------------------------------------------------------------------
 
 
-def _activation(node: Node) -> str:
-    """Name of the activation that a call applies to a linear that nothing else reads; empty for any other call."""
-    name = ""
-    if is_call(node, aten.gelu):
-        name = "gelu_tanh" if bound(node)["approximate"] == "tanh" else "gelu"
-    elif is_call(node, aten.silu, aten.relu):
-        name = "silu" if is_call(node, aten.silu) else "relu"
-    source = node.args[0] if name and node.args else None
-    if not isinstance(source, Node) or not is_call(source, aten.linear) or len(source.users) > 1:
-        return ""
-    weight = bound(source)["weight"]
-    same = value_of(weight).dtype == value_of(node).dtype == value_of(bound(source)["input"]).dtype
-    return name if same and len(shape_of(weight) or ()) == 2 else ""
+def _place_activation(node: Node) -> None:
+    """An activation, and the linear before it if nothing else reads that."""
+    linear = node.args[0]
+    name = "silu" if is_call(node, aten.silu) else "relu" if is_call(node, aten.relu) else "gelu"
+    if name == "gelu" and bound(node)["approximate"] == "tanh":
+        name = "gelu_tanh"
+    if isinstance(linear, Node) and is_call(linear, aten.linear) and len(linear.users) == 1 and _is_plain(linear):
+        arguments = bound(linear)
+        _replace(node, activated_linear, (arguments["input"], arguments["weight"], arguments["bias"], name))
+        linear.graph.erase_node(linear)
 
 
 def _place_linear(node: Node) -> None:
-    name, linear = _activation(node), node.args[0]
-    if not name or not isinstance(linear, Node):
-        return
+    if node.users and _is_plain(node):
+        arguments = bound(node)
+        _replace(node, activated_linear, (arguments["input"], arguments["weight"], arguments["bias"], "none"))
+
+
+def _is_plain(linear: Node) -> bool:
+    """Whether all operands of a linear have one dtype, and its weight two axes."""
     arguments = bound(linear)
-    _replace(node, activated_linear, (arguments["input"], arguments["weight"], arguments["bias"], name))
-    linear.graph.erase_node(linear)
+    operands = [operand for operand in arguments.values() if operand is not None]
+    same = len({value_of(operand).dtype for operand in operands}) == 1
+    return same and len(shape_of(arguments["weight"]) or ()) == 2
 
 
 # ---- norms -------------------------------------------------------------------------------------

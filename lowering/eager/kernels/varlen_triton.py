@@ -113,7 +113,7 @@ def block_sizes(length: int, width: int) -> tuple[int, int, int, int]:
     """(queries, keys, warps, stages) of a program; measured on an H100."""
     if width > 128:
         return 64, 32, 4, 2
-    return (64, 32, 4, 3) if length <= 192 else (128, 64, 8, 3)
+    return (64, 32, 4, 3) if length <= 192 else (64, 64, 4, 3)
 
 
 def launch(

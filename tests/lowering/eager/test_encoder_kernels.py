@@ -48,7 +48,7 @@ def test_placed_kernels_compute_the_same(gelu):
     program = Pipeline("canonicalize,fuse-norm").run(capture(model, {"x": x}), validate=False).program
     placed = place_kernels(program, device="cpu", dtypes=[torch.float64])
     names = _names(placed)
-    assert names.count("residual_norm") == 3 and names.count("activated_linear") == 3
+    assert names.count("residual_norm") == 3 and names.count("activated_linear") == 5
     assert not {"layer_norm.default", "rms_norm.default", "gelu.default", "relu.default"} & set(names)
     with torch.no_grad():
         for want, have in zip(flat_function(program)([x]), flat_function(placed)([x]), strict=True):
@@ -124,14 +124,17 @@ def test_residual_norm_on_a_gpu(dtype, width, rms):
 @pytest.mark.parametrize("activation", activated_linear.ACTIVATIONS)
 def test_activated_linear_on_a_gpu(dtype, activation):
     torch.manual_seed(0)
-    for rows, features_in, features_out in ((4000, 768, 3072), (8192, 72, 1544), (5, 768, 3072)):
+    forms = ["", *activated_linear.FORMS] if torch.cuda.get_device_capability()[0] == 9 else [""]
+    for rows, features_in, features_out in ((4000, 768, 3072), (300, 72, 1544), (5, 768, 96)):
         x = torch.randn(rows, features_in, device="cuda", dtype=dtype)
         weight = torch.randn(features_out, features_in, device="cuda", dtype=dtype) * 0.1
+        assert activated_linear.has_kernel(x, weight) == (len(forms) > 1)
         for bias in (torch.randn(features_out, device="cuda", dtype=dtype), None):
             product = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
             expected = activated_linear.ACTIVATIONS[activation](product)
+            for form in forms:
+                _close(activated_linear.run(form, x, weight, bias, activation), expected, dtype)
             _close(activated_linear.activated_linear(x, weight, bias, activation), expected, dtype)
-            assert activated_linear.has_kernel(x, weight) == (rows > 5 and torch.cuda.get_device_capability()[0] == 9)
 
 
 @needs_gpu
