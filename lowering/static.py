@@ -40,18 +40,19 @@ class StaticTarget(Target):
         reports = [self.survey(self.legalize(part)) for part in self.fixed(program).values()]
         return next((report for report in reports if report.unsupported), reports[0])
 
-    def lower(self, program: Program) -> Artifact:
-        """Lower a program for all sizes; `program` stays as it is.
+    def check_and_lower(self, program: Program) -> tuple[SupportReport, Artifact]:
+        """The report of the first bucket, and an artifact for all sizes.
 
         Raises:
             UnsupportedError: Lists every call that this target cannot express.
             InputError: The program is not valid for one of the sizes.
         """
         legal = {name: self.legalize(part) for name, part in self.fixed(program).items()}
-        for part in legal.values():
-            self.survey(part).raise_if_unsupported()
+        reports = [self.survey(part) for part in legal.values()]
+        for report in reports:
+            report.raise_if_unsupported()
         interface = Interface.of(program)
-        return self.join_buckets(interface, self.emit_buckets(legal), buckets(interface, self.sizes))
+        return reports[0], self.join_buckets(interface, self.emit_buckets(legal), buckets(interface, self.sizes))
 
     def fixed(self, program: Program) -> dict[str, Program]:
         """The program in the sizes of each bucket."""

@@ -76,9 +76,18 @@ class Target(ABC):
         Raises:
             UnsupportedError: Lists every call that this target cannot express.
         """
+        return self.check_and_lower(program)[1]
+
+    def check_and_lower(self, program: Program) -> tuple[SupportReport, Artifact]:
+        """What `check` and `lower` return, with the program made legal once.
+
+        Raises:
+            UnsupportedError: Lists every call that this target cannot express.
+        """
         legal = self.legalize(program)
-        self.survey(legal).raise_if_unsupported()
-        return self.emit(legal)
+        report = self.survey(legal)
+        report.raise_if_unsupported()
+        return report, self.emit(legal)
 
     def survey(self, program: Program) -> SupportReport:
         """Ask `supports` about every call of a legalised program."""

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 @rule(aten.amin.default)
 def amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
     """Smallest entries, as the negated largest."""
-    return -torch.amax(-x, dim, keepdim)
+    return -torch.amax(-x, list(dim), keepdim)
 
 
 @rule(aten.argmin.default)

@@ -113,12 +113,9 @@ def export(
     exact_interfaces: dict[str, Interface] = {}
     for piece in pieces(model, task, inputs, dynamic, pipeline, progress, last_logits):
         progress(f"lowering {piece.name}")
-        legal = goal.legalize(piece.program)
-        reports[piece.name] = goal.survey(legal)
-        reports[piece.name].raise_if_unsupported()
-        artifacts[piece.name] = goal.emit(legal)
+        reports[piece.name], artifacts[piece.name] = goal.check_and_lower(piece.program)
         references[piece.name] = piece.reference
-        exact_interfaces[piece.name] = Interface.of(legal)
+        exact_interfaces[piece.name] = Interface.of(piece.program)
     bundle = Bundle(_task(model, task), goal.join(artifacts), {"last logits": True} if last_logits else {})
     for name, artifact in bundle.parts.items() if verify else ():
         progress(f"comparing {name}")
