@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from graphwright.ir.fixed_sizes import fix_sizes
 from graphwright.ir.node import op_name
 from graphwright.ir.program import Program
 from graphwright.ir.snapshot import Snapshot
+from graphwright.ir.tensorfile import save_tensors
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
 from graphwright.lowering.buckets import Sizes
@@ -96,7 +96,7 @@ class HpuArtifact(BucketedArtifact):
             assert isinstance(part, HpuBucket)
             text = self._module(part, ", ".join(f"{d} {n}" for d, n in self.sizes[name].items()), fields["weights"])
             (folder / "modules" / f"{name}.py").write_text(text, encoding="utf-8")
-        save_file(self._checks(), folder / "check.safetensors")
+        save_tensors(self._checks(), folder / "check.safetensors")
         (folder / "run.json").write_text(json.dumps(self._facts(), indent=1), encoding="utf-8")
 
     def _module(self, part: HpuBucket, sizes: str, layout: Mapping[str, Any]) -> str:

@@ -43,7 +43,9 @@ class FusedAttention(Rule):
         m.require(not (m.causal and m.mask is not None), "the operator takes a mask or is_causal, not both")
         equal = same_size(m.q.shape[2], m.k.shape[2])
         m.require(not m.causal or equal, "is_causal needs as many queries as keys", at=m.k)
-        m.require(all(isinstance(part.shape[1], int) for part in (m.q, m.k, m.v)), "the number of heads must be fixed")
+        fixed = all(isinstance(part.shape[1], int) for part in (m.q, m.k, m.v))
+        alike = same_size(m.q.shape[1], m.k.shape[1]) and same_size(m.q.shape[1], m.v.shape[1])
+        m.require(fixed or alike, "grouped heads must be of a fixed number")
 
     def rewrite(self, m: Match, rw: Edit) -> Any:
         """The operator on rank 4 or, with grouped heads, on rank 5."""
@@ -51,7 +53,7 @@ class FusedAttention(Rule):
         if times != again:
             key, value = m.k.node, m.v.node
         heads, groups = m.q.shape[1], key.meta["val"].shape[1]
-        grouped = groups != heads
+        grouped = not same_size(groups, heads)
         query, mask = m.q, None if m.mask is None else _added(m, rw)
         if grouped:
             query = rw.aten.unflatten.int(query, 1, [groups, heads // groups])

@@ -3,7 +3,7 @@
     PT_HPU_LAZY_MODE=0 python run.py --device hpu --backend hpu_backend      # on a machine with Gaudi
     python run.py                                                            # anywhere, with reference kernels
 
-Needs torch and safetensors only. From Python: `Model(folder, "hpu", "hpu_backend")(input_ids=..., attention_mask=...)`.
+Needs torch only. From Python: `Model(folder, "hpu", "hpu_backend")(input_ids=..., attention_mask=...)`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
+TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file: the length of a header, the header as JSON, then the bytes."""
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start))
+    whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)[8 + start :]
+    header.pop("__metadata__", None)
+    return {
+        name: whole[slice(*entry["data_offsets"])].clone().view(TYPES[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in header.items()
+    }
 
 
 class Model:
@@ -37,7 +54,7 @@ class Model:
         self.inputs, self.outputs = facts["inputs"], facts["outputs"]
         self.buckets, self.padding = facts["buckets"], facts["padding"]
         self.folder, self.device, self.backend = folder, device, backend
-        self.tensors = load_file(folder / "program" / "weights.safetensors")
+        self.tensors = read_tensors(folder / "program" / "weights.safetensors")
         self._compiled: dict[str, Any] = {}
 
     def module(self, bucket: str) -> Any:
@@ -106,7 +123,7 @@ def main() -> int:
     parser.add_argument("--backend", default="", help="what torch.compile is given, such as hpu_backend")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="difference per largest value")
     options = parser.parse_args()
-    model, recorded = Model(HERE, options.device, options.backend), load_file(HERE / "check.safetensors")
+    model, recorded = Model(HERE, options.device, options.backend), read_tensors(HERE / "check.safetensors")
     worst = 0.0
     for bucket in model.buckets:
         inputs = {port["name"]: recorded[f"{bucket}/in/{port['name']}"] for port in model.inputs}

@@ -28,10 +28,9 @@ class ComplexRotary(Rule):
         return any_of(aten.flatten(real, -2), aten.reshape(real, ...))
 
     def check(self, m: Match) -> None:
-        """Each pair is two neighbouring features of x."""
-        kept = same_shape(m.pairs.shape[:-2], m.x.shape[:-1]) and same_size(2 * m.pairs.shape[-2], m.x.shape[-1])
-        m.require(kept, f"{m.pairs} does not pair neighbouring features of {m.x}", at=m.pairs)
-        m.require(same_shape(m.root.meta["val"].shape, m.x.shape), f"the angles are larger than {m.x}", at=m.angles)
+        """Each pair is two neighbouring features; what was split into heads together with the pairs stays split."""
+        wide = _paired(m)
+        m.require(same_shape(m.root.meta["val"].shape, wide), f"the result is not shaped as {m.pairs} is", at=m.pairs)
         m.require(
             same_size(m.angles.shape[-1], m.pairs.shape[-2]), f"{m.angles} has not one value per pair", at=m.angles
         )
@@ -39,7 +38,14 @@ class ComplexRotary(Rule):
     def rewrite(self, m: Match, rw: Edit) -> Any:
         """Real arithmetic: within a rounding of the complex product."""
         cos, sin = (rw.aten.repeat_interleave(part, 2, -1) for part in real_and_imaginary(m.angles.node, rw))
-        return rw.ops("graphwright").rotary_embedding(m.x, cos, sin, interleaved=True)
+        whole = same_shape(m.x.shape, _paired(m))
+        x = m.x if whole else rw.aten.flatten.using_ints(m.pairs, -2, -1)
+        return rw.ops("graphwright").rotary_embedding(x, cos, sin, interleaved=True)
+
+
+def _paired(m: Match) -> tuple[Any, ...]:
+    """The shape of the pairs' features side by side."""
+    return (*m.pairs.shape[:-2], 2 * m.pairs.shape[-2])
 
 
 def real_and_imaginary(node: Node, rw: Edit) -> tuple[Node, Node]:

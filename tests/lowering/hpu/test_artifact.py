@@ -162,6 +162,21 @@ def test_rewrites_are_proved() -> None:
         gw.Pipeline(fused.replace("hpu-attention", "hpu-attention{empty_rows=mean}")).run(program)
 
 
+def test_tensors_are_read_without_a_library(tmp_path: Path) -> None:
+    """`run.py` needs torch only."""
+    from safetensors.torch import save_file
+
+    from graphwright.lowering.hpu.run import TYPES, read_tensors
+
+    tensors = {name: (3 * torch.randn(3, 5)).to(dtype) for name, dtype in TYPES.items()}
+    tensors |= {"scalar": torch.tensor(3), "empty": torch.zeros(0, 4)}
+    save_file(tensors, tmp_path / "file", metadata={"some": "text"})
+    found = read_tensors(tmp_path / "file")
+    assert found.keys() == tensors.keys()
+    for name, want in tensors.items():
+        assert found[name].dtype == want.dtype and torch.equal(found[name].float(), want.float())
+
+
 def test_identifiers() -> None:
     found = identifiers(["a.b", "a_b", "class", "0", "forward", "a.b_1"])
     assert len(set(found.values())) == 6 and all(name.isidentifier() for name in found.values())

@@ -81,9 +81,17 @@ def llama4(x, a):
     return torch.view_as_real(pairs * frequencies[None, None]).flatten(3)
 
 
+def llama4_heads(x, a):
+    """Heads are split off together with the pairs, in one reshape."""
+    frequencies = torch.polar(torch.ones_like(a[:, :4]), a[:, :4])
+    pairs = torch.view_as_complex(x.transpose(1, 2).flatten(2).reshape(2, 5, 3, 4, 2))
+    return torch.view_as_real(pairs * frequencies[None, :, None]).flatten(3)
+
+
+@pytest.mark.parametrize("spell", [llama4, llama4_heads])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_complex_products(trace, rewrite, dtype):
-    done = rewrite(trace(llama4, data(dtype=dtype), angles(dtype=dtype)), "fuse-rotary,canonicalize")
+def test_complex_products(trace, rewrite, dtype, spell):
+    done = rewrite(trace(spell, data(dtype=dtype), angles(dtype=dtype)), "fuse-rotary,canonicalize")
     assert done.ops("rotary_embedding") == 1
     assert not any(
         node.meta["val"].is_complex() for node in done.program.nodes if torch.is_tensor(node.meta.get("val"))
