@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,25 +25,46 @@ def attention(
     """Two batched products around a softmax; heads that share keys become rows of one product."""
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     mask = _causal(b, query.shape[-2], key.shape[-2]) if is_causal else attn_mask
-    scaled = query if factor == 1 else b.binary("MUL", query, b.const(factor, query.dtype))
-    groups = query.shape[-3] // key.shape[-3] if query.rank > 3 else 1
-    if groups > 1:
-        return _grouped(b, scaled, key, value, mask, groups)
-    return attended(b, scaled, key, value, mask)
+    added = None if mask is None else _added(b, mask, query.dtype)
+    if b.composites and query.rank == 4:
+        made = _composite(b, query, key, value, added, factor)
+    else:
+        made = _grouped(b, query, key, value, added, factor)
+    if mask is None or mask.dtype != "bool" or (mask.data is not None and mask.data.any(-1).all()):
+        return made
+    some = b.reduce("REDUCE_ANY", mask, [mask.rank - 1], True)  # a query without any key gets zeros
+    return b.binary("MUL", made, b.cast(some, query.dtype))
+
+
+def _composite(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, factor: float) -> Value:
+    """Attention as the composite of its name, whose inputs and result have the heads behind the length."""
+    swapped = (0, 2, 1, 3)
+    if mask is None:  # without a mask the composite means a causal one
+        mask = b.const(np.zeros((1, 1, query.shape[2], key.shape[2])), query.dtype)
+    mask = b.reshape(mask, (1,) * (4 - mask.rank) + mask.shape)
+
+    def body(inner: Builder, values: Sequence[Value]) -> Value:
+        queries, keys, contents = (inner.transpose(part, swapped) for part in values[:3])
+        return inner.transpose(_grouped(inner, queries, keys, contents, values[3], factor), swapped)
+
+    inputs = [*(b.transpose(part, swapped) for part in (query, key, value)), mask]
+    return b.transpose(b.composite("odml.scaled_dot_product_attention", inputs, {"scale": factor}, body), swapped)
 
 
 def _causal(b: Builder, queries: int, keys: int) -> Value:
     return b.const(np.tril(np.ones((queries, keys), bool)), "bool")
 
 
-def _grouped(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, groups: int) -> Value:
-    """Attention where several query heads read one head of keys: they are stacked along the rows."""
+def _grouped(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, factor: float) -> Value:
+    """Attention; query heads that read one head of keys are stacked along the rows."""
+    scaled = query if factor == 1 else b.binary("MUL", query, b.const(factor, query.dtype))
+    groups = query.shape[-3] // key.shape[-3] if query.rank > 3 else 1
+    if groups == 1:
+        return attended(b, scaled, key, value, mask)
     batch, heads, rows, width = query.shape
-    stacked = b.reshape(query, [batch, heads // groups, groups * rows, width])
-    if mask is not None:
-        mask = _stacked(b, mask, heads, groups, rows)
-    made = attended(b, stacked, key, value, mask)
-    return b.reshape(made, [batch, heads, rows, value.shape[-1]])
+    stacked = b.reshape(scaled, [batch, heads // groups, groups * rows, width])
+    mask = mask and _stacked(b, mask, heads, groups, rows)
+    return b.reshape(attended(b, stacked, key, value, mask), [batch, heads, rows, value.shape[-1]])
 
 
 def _stacked(b: Builder, mask: Value, heads: int, groups: int, rows: int) -> Value:
@@ -62,17 +84,13 @@ def _tiled(mask: Value, groups: int) -> list[int]:
 
 
 def attended(b: Builder, query: Value, key: Value, value: Value, mask: Value | None) -> Value:
-    """`softmax(query @ key.T + mask) @ value`; a query without any key gets zeros."""
+    """`softmax(query @ key.T + mask) @ value`."""
     swapped = b.transpose(key, [*range(key.rank - 2), key.rank - 1, key.rank - 2])
     scores = batch_matmul(b, query, swapped)
     if mask is not None:
-        scores = b.binary("ADD", scores, _added(b, mask, query.dtype))
+        scores = b.binary("ADD", scores, mask)
     weights = b.op("SOFTMAX", [scores], scores.shape, scores.dtype, beta=1.0)
-    made = batch_matmul(b, weights, value)
-    if mask is None or mask.dtype != "bool" or (mask.data is not None and mask.data.any(-1).all()):
-        return made
-    some = b.reduce("REDUCE_ANY", mask, [mask.rank - 1], True)
-    return b.binary("MUL", made, b.cast(some, query.dtype))
+    return batch_matmul(b, weights, value)
 
 
 def _added(b: Builder, mask: Value, dtype: str) -> Value:

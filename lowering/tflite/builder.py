@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from flatbuffers import flexbuffers
 from torch.fx import Node
 
 from graphwright.lowering.tflite.graph import Graph, Operator, Shape, Value
@@ -44,10 +45,11 @@ class Builder:
     Args:
         graph: What operators are appended to.
         native_packed: Whether packed weights are multiplied as integers, and the input rounded to 8 bits for it.
+        composites: Whether attention and RMS norm are composites, which delegates may have kernels for.
     """
 
-    def __init__(self, graph: Graph, native_packed: bool = False) -> None:
-        self.graph, self.native_packed = graph, native_packed
+    def __init__(self, graph: Graph, native_packed: bool = False, composites: bool = False) -> None:
+        self.graph, self.native_packed, self.composites = graph, native_packed, composites
         self.node: Node | None = None
         self.producers: dict[Value, Operator] = {}
         self._known: dict[Any, list[Value]] = {}
@@ -92,6 +94,33 @@ class Builder:
             self.producers.update(dict.fromkeys(outputs, operator))
             self._known[key] = outputs
         return self._known[key]
+
+    def composite(
+        self, name: str, inputs: Sequence[Value], attributes: Mapping[str, Any],
+        body: Callable[[Builder, Sequence[Value]], Value],
+    ) -> Value:  # fmt: skip
+        """One operator of a name that a delegate may know, with operators that stand for it where none does.
+
+        Args:
+            name: Such as `odml.rms_norm`.
+            inputs: Values.
+            attributes: Numbers that the name's definition asks for.
+            body: Emits what the composite stands for.
+        """
+        stands = Graph(f"{self.graph.name}.{name}.{len(self.graph.decompositions)}")
+        inner = Builder(stands)
+        stands.inputs = {f"input_{i}": Value(v.shape, v.dtype) for i, v in enumerate(inputs)}
+        result = body(inner, list(stands.inputs.values()))
+        stands.outputs = {"output": result}
+        stands.prune()
+        self.graph.decompositions.append(stands)
+        # XNNPACK misreads numbers of 8 bytes; those that are float32 are written in 4
+        single = {key: float(np.float32(number)) for key, number in attributes.items()}
+        encoded = np.frombuffer(bytes(flexbuffers.Dumps(single)), np.uint8)
+        return self.op(
+            "STABLEHLO_COMPOSITE", inputs, result.shape, result.dtype, name=name.encode(),
+            decomposition=stands.name, compositeAttributes=encoded,
+        )  # fmt: skip
 
     def unary(self, code: str, value: Value, dtype: str | None = None, **options: Any) -> Value:
         """An operator on each element."""

@@ -27,7 +27,7 @@ def ranges_of(graph: Graph, batches: Iterable[Mapping[str, torch.Tensor]]) -> di
     """
     watched = {f"value.{i}": value for i, value in enumerate(graph.values()) if value.is_float and value.data is None}
     known = {*graph.inputs.values()}
-    probe = Graph(graph.name, dict(graph.inputs), dict(graph.outputs), graph.operators)
+    probe = Graph(graph.name, dict(graph.inputs), dict(graph.outputs), graph.operators, graph.decompositions)
     probe.outputs |= {name: value for name, value in watched.items() if value not in known}
     file = TFLiteFile(write([probe]))
     found: dict[Value, Range] = {}

@@ -104,14 +104,14 @@ class Graph:
         inputs: Input values by name.
         outputs: Output values by name.
         operators: In execution order.
-        is_decomposition: What a `STABLEHLO_COMPOSITE` stands for; it has no signature.
+        decompositions: What the graph's `STABLEHLO_COMPOSITE` operators stand for; these have no signatures.
     """
 
     name: str
     inputs: dict[str, Value] = field(default_factory=dict)
     outputs: dict[str, Value] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
-    is_decomposition: bool = False
+    decompositions: list[Graph] = field(default_factory=list)
 
     def provenance(self) -> dict[str, list[str]]:
         """Program node -> the operators that it became, named `<code>:<position>`."""

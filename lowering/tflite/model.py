@@ -18,15 +18,16 @@ from graphwright.lowering.tflite.simplify import simplify
 from graphwright.lowering.tflite.table import TABLE
 
 
-def emit_graph(program: Program, name: str, packed: str = "exact") -> Graph:
+def emit_graph(program: Program, name: str, packed: str = "exact", composites: bool = False) -> Graph:
     """The graph of a program whose calls all have emitters.
 
     Args:
         program: A legalised program of fixed sizes.
         name: Name of the subgraph and its signature.
         packed: See `TFLiteTarget`.
+        composites: See `TFLiteTarget`.
     """
-    return _Emitter(program, name, packed).graph()
+    return _Emitter(program, Builder(Graph(name), packed == "native", composites)).graph()
 
 
 class _Emitter(CallEmitter):
@@ -34,8 +35,8 @@ class _Emitter(CallEmitter):
 
     label = "TFLite"
 
-    def __init__(self, program: Program, name: str, packed: str) -> None:
-        super().__init__(program, Builder(Graph(name), native_packed=packed == "native"), TABLE)
+    def __init__(self, program: Program, builder: Builder) -> None:
+        super().__init__(program, builder, TABLE)
         self.interface = Interface.of(program)
         self.constant = constant_nodes(program)
         self._weights: dict[Any, Value] = {}

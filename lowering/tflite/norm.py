@@ -53,9 +53,19 @@ def native_layer_norm(
 def rms_norm(b: Builder, input: Value, normalized_shape: list[Any], weight: Value | None, eps: float | None) -> Value:
     """Norm by the root of the mean square."""
     epsilon = torch.finfo(getattr(torch, input.dtype)).eps if eps is None else eps
-    mean = b.reduce("MEAN", b.binary("MUL", input, input), _last(input, normalized_shape), True)
-    inverse = b.unary("RSQRT", b.binary("ADD", mean, b.const(epsilon, input.dtype)))
-    return _affine(b, b.binary("MUL", input, inverse), weight, None)
+    dims = _last(input, normalized_shape)
+    if not b.composites or len(dims) > 1:
+        return _affine(b, _by_root_mean_square(b, input, dims, epsilon), weight, None)
+    factor = weight or b.const([1.0] * input.shape[-1], input.dtype)
+    return b.composite(
+        "odml.rms_norm", [input, factor], {"epsilon": float(epsilon)},
+        lambda inner, values: _affine(inner, _by_root_mean_square(inner, values[0], dims, epsilon), values[1], None),
+    )  # fmt: skip
+
+
+def _by_root_mean_square(b: Builder, value: Value, dims: list[int], eps: float) -> Value:
+    mean = b.reduce("MEAN", b.binary("MUL", value, value), dims, True)
+    return b.binary("MUL", value, b.unary("RSQRT", b.binary("ADD", mean, b.const(eps, value.dtype))))
 
 
 @register(aten.batch_norm.default)

@@ -37,6 +37,8 @@ class TFLiteTarget(StaticTarget):
             the integers, for which kernels round the other side to 8 bits.
         cache: A decoder's cache of fixed size: among the `inputs` and outputs, or in `variables` that the runtime keeps
             between calls and that all signatures share.
+        composites: Attention and RMS norm as composites, which delegates of phones have kernels for; elsewhere their
+            decompositions run.
     """
 
     name: ClassVar[str] = "tflite"
@@ -46,6 +48,7 @@ class TFLiteTarget(StaticTarget):
     calibration: str = ""
     packed: Literal["exact", "native"] = "exact"
     cache: Literal["inputs", "variables"] = "inputs"
+    composites: bool = False
 
     def __post_init__(self) -> None:
         for option, kind in get_type_hints(type(self)).items():
@@ -95,7 +98,7 @@ class TFLiteTarget(StaticTarget):
         from graphwright.lowering.tflite.model import emit_graph
         from graphwright.lowering.tflite.writer import write
 
-        graphs = {name: emit_graph(program, name, self.packed) for name, program in programs.items()}
+        graphs = {name: emit_graph(program, name, self.packed, self.composites) for name, program in programs.items()}
         for name, graph in graphs.items():
             self._reduce(graph, Interface.of(programs[name]))
         provenance = {name: graph.provenance() for name, graph in graphs.items()}

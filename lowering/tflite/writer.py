@@ -29,7 +29,7 @@ _OPTIONS = {
 
 
 def write(graphs: Sequence[Graph], description: str = "graphwright") -> bytes:
-    """A model with one subgraph for each graph, and a signature for each that is no decomposition.
+    """A model with a subgraph and a signature for each graph, and a subgraph for each decomposition.
 
     Equal constants are stored once.
 
@@ -47,16 +47,18 @@ class _Writer:
     """State of one file."""
 
     def __init__(self, graphs: Sequence[Graph], description: str) -> None:
-        self.positions = {graph.name: position for position, graph in enumerate(graphs)}
+        inner = [body for graph in graphs for body in graph.decompositions]
+        self.positions = {graph.name: position for position, graph in enumerate([*graphs, *inner])}
         self.model = schema.ModelT()
         self.model.version = 3
         self.model.description = description.encode()
         self.model.buffers = [_Buffer()]  # the format reserves the first for tensors without data
         self.model.operatorCodes = []
-        self.model.signatureDefs = []
         self._buffers: dict[bytes, int] = {}
         self._codes: dict[tuple[str, int], int] = {}
-        self.model.subgraphs = [_Subgraph(self, graph).made for graph in graphs]
+        made = [_Subgraph(self, graph) for graph in (*graphs, *inner)]
+        self.model.subgraphs = [subgraph.made for subgraph in made]
+        self.model.signatureDefs = [subgraph.signature(graph) for subgraph, graph in zip(made, graphs, strict=False)]
 
     def bytes(self) -> bytes:
         total = sum(len(buffer.data) for buffer in self.model.buffers if buffer.data is not None)
@@ -106,8 +108,6 @@ class _Subgraph:
         self.made.inputs = [self.index(value) for value in graph.inputs.values()]
         self.made.outputs = [self.index(value) for value in graph.outputs.values()]
         self.made.operators = [self.operator(operator) for operator in graph.operators]
-        if not graph.is_decomposition:
-            writer.model.signatureDefs.append(self.signature(graph))
 
     def index(self, value: Value | None) -> int:
         """Position of a value among the tensors, -1 for none."""
