@@ -5,6 +5,7 @@
 | `graphwright::attention` | attention that ATen's op cannot express: soft-capped scores, sinks |
 | `graphwright::rotary_embedding` | rotary embedding of queries or keys, whole or partial, halves or interleaved |
 | `packed_linear` | a linear whose weight is packed integer codes: `ir/packed.py` |
+| `unpack_weight` | the weight that such codes stand for |
 | `token_plan`, `pack_tokens`, `unpack_tokens`, `varlen_attention` | batches without their padding: `ir/packing.py` |
 | `graphwright::require` | nothing: it refuses inputs whose values lead to another path than the captured one |
 

@@ -17,6 +17,10 @@ _LIBRARY.define(
     "packed_linear(Tensor input, Tensor weight, Tensor scales, Tensor? zeros, Tensor? group_index, Tensor? bias,"
     " int bits, int group_size) -> Tensor"
 )
+_LIBRARY.define(
+    "unpack_weight(Tensor weight, Tensor scales, Tensor? zeros, Tensor? group_index, int bits, int group_size,"
+    " int inputs, ScalarType dtype) -> Tensor"
+)
 
 
 def packed_linear(
@@ -48,7 +52,22 @@ def packed_linear(
     return linear(input, dequantize(codes, scales, zeros, group_index, bits, group_size).to(input.dtype), bias)
 
 
+def unpack_weight(
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    group_index: Tensor | None,
+    bits: int,
+    group_size: int,
+    inputs: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The weight [N, inputs] of a `packed_linear`, in a dtype."""
+    return dequantize(unpack_codes(weight, bits, inputs), scales, zeros, group_index, bits, group_size).to(dtype)
+
+
 _LIBRARY.impl("packed_linear", packed_linear, "CompositeImplicitAutograd")
+_LIBRARY.impl("unpack_weight", unpack_weight, "CompositeImplicitAutograd")
 
 
 def dequantize(

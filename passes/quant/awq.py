@@ -20,7 +20,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.passes.quant.calibrate import Calibrator
 from graphwright.passes.quant.gptq import Quantize
-from graphwright.passes.quant.rtn import round_to_nearest
+from graphwright.passes.quant.rounding import round_to_nearest
 from graphwright.passes.quant.sites import Stage, find_sites, stages_of
 
 aten = torch.ops.aten

@@ -15,8 +15,10 @@ from graphwright.ir.errors import PassError
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.distributed import add_up, exchange, own_share, owner, rank
+from graphwright.passes.quant.experts import ExpertMoments, solve_experts
 from graphwright.passes.quant.moments import Moments
-from graphwright.passes.quant.sites import Site, Stage, stages_of
+from graphwright.passes.quant.options import Options
+from graphwright.passes.quant.sites import ExpertSite, Site, Stage, stages_of
 from graphwright.passes.quant.solver import solve_all
 from graphwright.passes.quant.stream import Stream, Values
 from graphwright.passes.quant.work import Work, run_key
@@ -52,17 +54,33 @@ class Calibrator:
         self.stages = stages_of(self.sites)
         leaves = [program.flatten(**batch) for batch in calibration.batches]
         self.residuals = {site.path: _kept(site) for stage in self.stages for site in stage.sites}
-        kept = {
-            node: stage.input for stage in self.stages for site in stage.sites if (node := self.residuals[site.path])
-        }
-        wanted = [stage.input for stage in self.stages]
+        kept = {node: stage.stop for stage in self.stages for site in stage.sites for node in self._read(site)}
+        wanted = [stage.stop for stage in self.stages]
         self.stream = Stream(program, wanted, leaves, calibration.device, calibration.products, kept)
         self.float_stream: Stream | None = None
         self.masks = calibration.masks()
 
+    def _read(self, site: Site) -> list[Node]:
+        """What the moments of a site are made of."""
+        nodes = [site.input, site.ends] if isinstance(site, ExpertSite) else [self.residuals[site.path]]
+        return [node for node in nodes if node is not None]
+
     @torch.no_grad()
-    def measure(self, stage: Stage) -> Moments:
+    def measure(self, stage: Stage) -> Moments | ExpertMoments:
         """Run all batches up to a stage and sum what its solver needs."""
+        first = stage.sites[0]
+        moments = self._of_experts(stage, first) if isinstance(first, ExpertSite) else self._of_linears(stage)
+        add_up(moments)
+        return moments
+
+    def _of_experts(self, stage: Stage, site: ExpertSite) -> ExpertMoments:
+        """Rows are sorted differently in the float model, so there is no float target."""
+        moments = ExpertMoments(site.experts, self.calibration.products)
+        for values, _ in zip(self._values(stage), self._floats(stage), strict=True):
+            moments.add(values[site.input], values[site.ends])
+        return moments
+
+    def _of_linears(self, stage: Stage) -> Moments:
         moments = Moments(stage, self.calibration.products)
         wants_float = any(site.options.float_target for site in stage.sites)
         for values, floats, mask in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
@@ -73,7 +91,6 @@ class Calibrator:
                 residual = self.residuals[site.path]
                 if floats is not None and residual is not None and site.options.residual_target:
                     moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
-        add_up(moments)
         return moments
 
     @torch.no_grad()
@@ -83,26 +100,24 @@ class Calibrator:
             pass
 
     def _values(self, stage: Stage) -> Iterator[Values]:
-        return self.stream.advance(stage.input)
+        return self.stream.advance(stage.stop)
 
     def _floats(self, stage: Stage) -> Iterator[Values | None]:
         if self.float_stream is not None:
-            yield from self.float_stream.advance(stage.input, ahead=True)
+            yield from self.float_stream.advance(stage.stop, ahead=True)
         else:
             yield from [None] * len(self.masks)
 
     @torch.no_grad()
-    def solve(self, stage: Stage, moments: Moments) -> dict[str, QuantizedLinear]:
+    def solve(self, stage: Stage, moments: Moments | ExpertMoments) -> dict[str, QuantizedLinear]:
         """Quantize the linears of a stage; each process takes its share of them."""
-        assert moments.hessian is not None
         shapes = {site: self.stream.weight(site.node).shape for site in stage.sites}
         own = [site for i, site in enumerate(stage.sites) if owner(i) == rank()]
         solved: dict[Site, QuantizedLinear] = {}
         for options in dict.fromkeys(site.options for site in own):
             sites = [site for site in own if site.options == options]
             weights = [self.stream.weight(site.node) for site in sites]
-            corrections = [moments.correction(s.path, w) for s, w in zip(sites, weights, strict=True)]
-            solved.update(zip(sites, solve_all(weights, moments.hessian, options, corrections), strict=True))
+            solved.update(zip(sites, _solved(sites, weights, moments, options), strict=True))
         found = {s.path: exchange(s, i, solved.get(s), shapes[s]) for i, s in enumerate(stage.sites)}
         return {path: item.to("cpu") for path, item in found.items()}
 
@@ -113,6 +128,16 @@ class Calibrator:
         for site in self.sites:
             if site.path in results:
                 self.stream.weights[site.node] = results[site.path]
+
+
+def _solved(
+    sites: Sequence[Site], weights: Sequence[Tensor], moments: Moments | ExpertMoments, options: Options
+) -> list[QuantizedLinear]:
+    if isinstance(moments, ExpertMoments):
+        return [solve_experts(weight, moments, options) for weight in weights]
+    assert moments.hessian is not None
+    corrections = [moments.correction(site.path, weight) for site, weight in zip(sites, weights, strict=True)]
+    return solve_all(weights, moments.hessian, options, corrections)
 
 
 def _kept(site: Site) -> Node | None:

@@ -15,9 +15,10 @@ import torch.distributed as dist
 
 from graphwright.ir.errors import PassError
 from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.experts import ExpertMoments
 from graphwright.passes.quant.moments import Moments
-from graphwright.passes.quant.options import SCALE_DTYPES, Options
-from graphwright.passes.quant.sites import Site
+from graphwright.passes.quant.options import SCALE_DTYPES
+from graphwright.passes.quant.sites import ExpertSite, Site
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def own_share(items: Sequence[T]) -> Sequence[T]:
     return items[rank() :: world_size()]
 
 
-def add_up(moments: Moments) -> None:
+def add_up(moments: Moments | ExpertMoments) -> None:
     """Replace the sums by those over all processes."""
     if world_size() > 1:
         for tensor in moments.tensors():
@@ -62,7 +63,7 @@ def exchange(site: Site, position: int, solved: QuantizedLinear | None, shape: t
     if world_size() == 1:
         assert solved is not None
         return solved
-    item = solved if solved is not None else _blank(site.options, shape)
+    item = solved if solved is not None else _blank(site, shape)
     facts = torch.tensor([item.error or 0.0, item.rtn_error or 0.0, item.damping], dtype=torch.float64)
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     item, facts = item.to(device), facts.to(device)
@@ -78,12 +79,13 @@ def owner(position: int) -> int:
     return position % world_size()
 
 
-def _blank(options: Options, shape: torch.Size) -> QuantizedLinear:
+def _blank(site: Site, shape: torch.Size) -> QuantizedLinear:
     """Room for the codes of a weight."""
+    options = site.options
     outputs, inputs = shape
     width = options.width(inputs)
     scales = torch.empty(outputs, -(-inputs // width), dtype=SCALE_DTYPES[options.scale_dtype])
-    is_scattered = options.order == "act" and width < inputs
+    is_scattered = options.order == "act" and width < inputs and not isinstance(site, ExpertSite)
     return QuantizedLinear(
         codes=torch.empty(outputs, inputs, dtype=torch.uint8),
         scales=scales,

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from graphwright.ir.errors import InputError
-from graphwright.ir.node import is_call, shape_of
+from graphwright.ir.node import shape_of
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
-from graphwright.passes.quant.sites import aten, weight_path
+from graphwright.passes.quant.sites import site_path
 from graphwright.passes.quant.stream import Stream
 
 
@@ -63,7 +63,7 @@ def evaluate(
     reference = Stream(program, [logits], leaves, device, products)
     candidate = reference.fork()
     for node in program.graph.nodes:
-        path = weight_path(node.args[1]) if is_call(node, aten.linear) else None
+        path = site_path(node)
         if path is not None and path in quantized:
             candidate.weights[node] = quantized[path]
     sums = torch.zeros(5, dtype=torch.float64)

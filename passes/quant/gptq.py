@@ -16,9 +16,9 @@ from graphwright.passes.quant.calibrate import Calibration, Progress, quantize
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.evaluate import evaluate
 from graphwright.passes.quant.options import Options
-from graphwright.passes.quant.pack import drop_unused, pack_linear
+from graphwright.passes.quant.pack import drop_unused, pack_experts, pack_linear
 from graphwright.passes.quant.report import Report
-from graphwright.passes.quant.sites import Site, find_sites
+from graphwright.passes.quant.sites import ExpertSite, Site, find_sites
 
 Overrides = Mapping[str, Mapping[str, Any] | None]
 
@@ -29,6 +29,7 @@ class Quantize(Options, Pass):
 
     Args:
         heads: Also linears that make the model's predictions, such as `lm_head`.
+        experts: Also experts whose weights are one tensor with three axes.
         overrides: Glob of module paths -> options of its linears, None to leave them out.
         calibration: The data to calibrate with.
         heldout: Batches to score the model on, before and after.
@@ -39,6 +40,7 @@ class Quantize(Options, Pass):
     approximate = True
 
     heads: bool = False
+    experts: bool = True
     overrides: Overrides | None = field(default=None, compare=False, metadata={"spec": False})
     calibration: Calibration | None = field(default=None, compare=False, metadata={"spec": False})
     heldout: Sequence[dict[str, Any]] = field(default=(), compare=False, metadata={"spec": False})
@@ -47,7 +49,7 @@ class Quantize(Options, Pass):
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any] | None:
         """Quantize, pack, and note the report as `quantization`."""
         start = time.perf_counter()
-        sites = find_sites(program, self.linear_options(), self.overrides, heads=self.heads)
+        sites = find_sites(program, self.linear_options(), self.overrides, heads=self.heads, experts=self.experts)
         if not sites:
             raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
         results = self.quantize(program, sites)
@@ -67,7 +69,7 @@ class Quantize(Options, Pass):
 
     def pack(self, edit: Edit, site: Site, result: QuantizedLinear) -> None:
         """Put a linear's codes in its place."""
-        pack_linear(edit, site.node, result)
+        (pack_experts if isinstance(site, ExpertSite) else pack_linear)(edit, site.node, result)
 
     def linear_options(self) -> Options:
         """The options of a linear that no override matches."""

@@ -22,6 +22,7 @@ from graphwright.passes.quant.codes import QuantizedLinear
 
 aten = torch.ops.aten
 packed_linear = torch.ops.graphwright.packed_linear.default
+unpack_weight = torch.ops.graphwright.unpack_weight.default
 
 
 def pack_linear(edit: Edit, node: Node, quantized: QuantizedLinear) -> Node:
@@ -42,18 +43,54 @@ def pack_linear(edit: Edit, node: Node, quantized: QuantizedLinear) -> Node:
     if not is_call(node, aten.linear) or shape_of(bound(node)["weight"]) != sizes:
         raise PassError(f"a quantized weight of {sizes} does not fit this call", at=where(node))
     source, weight, bias = bound(node).values()
+    operands = _operands(edit, weight, quantized)
+    call = edit.call(packed_linear, source, *operands, bias, quantized.bits, quantized.group_size)
+    _replace(edit, node, call, weight)
+    return call
+
+
+def pack_experts(edit: Edit, node: Node, quantized: QuantizedLinear) -> Node:
+    """Let a product of experts read packed weights, which are dequantized where it runs.
+
+    Args:
+        edit: The open transaction; `node` is among its matched nodes.
+        node: A product of groups, its weights [E, K, N].
+        quantized: What stands for the weights, [E * N, K].
+
+    Returns:
+        The new product.
+
+    Raises:
+        PassError: The weights have another size.
+    """
+    source, weight, *rest = node.args
+    experts, inputs, outputs = shape_of(weight) or (0, 0, 0)  # type: ignore[arg-type, misc]
+    if tuple(quantized.codes.shape) != (experts * outputs, inputs):
+        raise PassError(f"quantized experts of {tuple(quantized.codes.shape)} do not fit this call", at=where(node))
+    operands, dtype = _operands(edit, weight, quantized), value_of(weight).dtype  # type: ignore[arg-type]
+    matrix = edit.call(unpack_weight, *operands, quantized.bits, quantized.group_size, inputs, dtype)
+    stacked = edit.aten.transpose(edit.aten.reshape(matrix, [experts, outputs, inputs]), 1, 2)
+    call = edit.call(node.target, source, stacked, *rest, **node.kwargs)  # type: ignore[arg-type]
+    _replace(edit, node, call, weight)
+    return call
+
+
+def _operands(edit: Edit, weight: Node, quantized: QuantizedLinear) -> list[Node | None]:
+    """The tensors of a packed weight, in the state beside the weight that they stand for."""
     packed = pack(quantized)
     parts = {"packed_weight": packed.weight, "scales": packed.scales, "zeros": packed.zeros}
     parts["group_index"] = packed.group_index
     base, device = _base_name(weight), value_of(weight).device
-    operands = [part if part is None else _state(edit, f"{base}.{name}", part, device) for name, part in parts.items()]
-    call = edit.call(packed_linear, source, *operands, bias, packed.bits, packed.group_size)
+    return [part if part is None else _state(edit, f"{base}.{name}", part, device) for name, part in parts.items()]
+
+
+def _replace(edit: Edit, node: Node, call: Node, weight: Any) -> None:
+    """Put a call in the place of a node, and erase what made its weight."""
     edit.replace(node, call)
     edit.erase(node)
     while isinstance(weight, Node) and all(user in edit.doomed for user in weight.users):
         edit.erase(weight)
         weight = weight.args[0] if weight.op == "call_function" else None
-    return call
 
 
 def pack(quantized: QuantizedLinear) -> PackedWeight:

@@ -12,10 +12,12 @@ from torch.fx import Node
 
 from graphwright.ir.node import bound, is_call, shape_of, value_of
 from graphwright.ir.program import Program
+from graphwright.passes.quant.experts import is_grouped
 from graphwright.passes.quant.options import Options, options_for
 
 aten = torch.ops.aten
 
+_BEFORE_TOPK = (aten.softmax, aten._softmax, aten.sigmoid, aten.to, aten._to_copy, aten.add, aten.view, aten.reshape)
 HEADS = ("*lm_head", "*embed_out", "*score", "*classifier", "*qa_outputs", "*predictions.decoder", "*output_projection")
 
 
@@ -55,11 +57,46 @@ class Site:
 
 
 @dataclass(frozen=True, eq=False)
+class ExpertSite(Site):
+    """The experts of a layer, whose weights are one tensor; see `experts`. The node is the product of groups."""
+
+    @property
+    def input(self) -> Node:
+        """The rows, sorted by expert."""
+        return self.node.args[0]  # type: ignore[return-value]
+
+    @property
+    def weight(self) -> Node:
+        """The weights `[E, K, N]`."""
+        return self.node.args[1]  # type: ignore[return-value]
+
+    @property
+    def ends(self) -> Node:
+        """Where the rows of each expert end, `[E]`."""
+        return self.node.args[2]  # type: ignore[return-value]
+
+    @property
+    def experts(self) -> int:
+        """How many there are."""
+        return int((shape_of(self.weight) or (0,))[0])
+
+    @property
+    def residual(self) -> None:
+        """Outputs are weighted and summed up by token first."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
     """The linears that read one value, in graph order."""
 
     input: Node
     sites: tuple[Site, ...]
+
+    @property
+    def stop(self) -> Node:
+        """The value after which all is known that the solver needs."""
+        return max([self.input, *(site.ends for site in self.sites if isinstance(site, ExpertSite))])
 
 
 def find_sites(
@@ -68,6 +105,7 @@ def find_sites(
     overrides: Mapping[str, Mapping[str, Any] | None] | None = None,
     *,
     heads: bool = False,
+    experts: bool = False,
 ) -> list[Site]:
     """The linears of a program whose weight is a matrix of its state, in graph order.
 
@@ -76,23 +114,44 @@ def find_sites(
         default: Options of a linear that no override matches.
         overrides: Globs of paths -> options, None to leave out.
         heads: Also those that make the model's predictions, such as `lm_head`.
+        experts: Also experts whose weights are one tensor. Linears that choose among them are left as they are.
     """
     sites = []
     for node in program.graph.nodes:
-        weight = bound(node)["weight"] if is_call(node, aten.linear) else None
-        path = weight_path(weight)
-        if path is None or (not heads and any(fnmatchcase(path, glob) for glob in HEADS)):
+        path = site_path(node)
+        if path is None or (is_grouped(node) and not experts) or _is_router(node):
+            continue
+        if not heads and any(fnmatchcase(path, glob) for glob in HEADS):
             continue
         options = options_for(path, default, overrides or {})
         if options is not None:
-            sites.append(Site(node, path, options))
+            sites.append((ExpertSite if is_grouped(node) else Site)(node, path, options))
     return sites
 
 
-def weight_path(weight: Node | None) -> str | None:
-    """Path of the module whose weight this is, None unless it is a floating matrix made of state tensors alone."""
+def site_path(node: Node) -> str | None:
+    """Path of the weight of a linear, or of a product of experts; None for any other node."""
+    if is_grouped(node):
+        return weight_path(node.args[1], axes=3)  # type: ignore[arg-type]
+    return weight_path(bound(node)["weight"]) if is_call(node, aten.linear) else None
+
+
+def _is_router(node: Node) -> bool:
+    """Whether the largest of a linear's outputs choose experts."""
+    seen, reached = set[Node](), [node]
+    while reached:
+        users = [user for source in reached for user in source.users if user not in seen]
+        if any(is_call(user, aten.topk) for user in users):
+            return True
+        seen.update(users)
+        reached = [user for user in users if is_call(user, *_BEFORE_TOPK)]
+    return False
+
+
+def weight_path(weight: Node | None, axes: int = 2) -> str | None:
+    """Path of the module whose weight this is, None unless it is floating, of so many axes, and of the state alone."""
     value = value_of(weight) if isinstance(weight, Node) else None
-    if not isinstance(value, torch.Tensor) or value.dim() != 2 or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor) or value.dim() != axes or not value.is_floating_point():
         return None
     source = weight
     while isinstance(source, Node) and source.op == "call_function" and source.all_input_nodes:

@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from graphwright.ir.node import bound, is_call, value_of
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.experts import as_experts, as_matrix, is_grouped
 
 aten = torch.ops.aten
 linear = torch.nn.functional.linear
@@ -114,6 +115,8 @@ class Stream:
 
         if is_call(node, aten.linear) and node not in self.constant:
             return self._linear(node, read, constants)
+        if is_grouped(node) and node in self.weights:
+            return self._grouped(node, read, constants)
         kwargs = dict(map_arg(node.kwargs, read))
         if "device" in kwargs:
             kwargs["device"] = self.device
@@ -130,6 +133,15 @@ class Stream:
         result = linear(x.to(dtype), constants[node]).to(x.dtype)
         return result if inputs["bias"] is None else result + read(inputs["bias"])
 
+    def _grouped(self, node: Node, read: Callable[[Node], Any], constants: Values) -> Tensor:
+        """A product of quantized experts."""
+        x, weight, *rest = node.args
+        if node not in constants:
+            value = value_of(weight)
+            experts = as_experts(self.weights[node].to(self.device).dequantize(), value.shape[0])
+            constants[node] = experts.to(value.dtype)
+        return node.target(read(x), constants[node], *map_arg(rest, read), **map_arg(node.kwargs, read))  # type: ignore
+
     def _constant(self, node: Node, constants: Values) -> Any:
         """A state tensor or an expression of state alone, kept for the segment."""
         if node not in constants:
@@ -139,8 +151,8 @@ class Stream:
         return constants[node]
 
     def weight(self, node: Node) -> Tensor:
-        """The float weight that a linear multiplies with, `[outputs, inputs]`."""
-        return self._constant(bound(node)["weight"], {})
+        """The float weight that a linear, or a product of experts, multiplies with, `[outputs, inputs]`."""
+        return as_matrix(self._constant(node.args[1] if is_grouped(node) else bound(node)["weight"], {}))  # type: ignore
 
     def _drop(self, values: Values, node: Node) -> None:
         """Forget what is not read after `node`."""
