@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("ai_edge_litert")
 
-from ai_edge_litert import schema_py_generated as schema  # noqa: E402
+from ai_edge_litert import schema_py_generated as schema
 
-import graphwright as gw  # noqa: E402
-from graphwright.lowering.artifact import load_artifact  # noqa: E402
+import graphwright as gw
+from graphwright.lowering.artifact import load_artifact
 
 
 class Classifier(torch.nn.Module):

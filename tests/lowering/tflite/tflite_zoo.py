@@ -76,7 +76,9 @@ MORE: dict[str, Callable[[], Any]] = {
     "swin": lambda: t.SwinModel(
         t.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
     ),
-    "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], image_size=32)),
+    "convnext": lambda: t.ConvNextModel(
+        t.ConvNextConfig(hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], image_size=32)
+    ),
     "mobilenet-v2": lambda: t.MobileNetV2Model(t.MobileNetV2Config(image_size=32, depth_multiplier=0.35)),
     "wav2vec2": lambda: t.Wav2Vec2Model(
         t.Wav2Vec2Config(**SMALL, vocab_size=50, conv_dim=(16, 16), conv_stride=(5, 2), conv_kernel=(10, 3),
