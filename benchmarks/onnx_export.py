@@ -2,8 +2,9 @@
 
 PYTHON is the interpreter of an environment with `optimum-onnx`; see `benchmarks/onnx_peer.py`. For each model: seconds
 of processor time and peak memory of an export without validation, from a loaded model to the files; size of the files;
-and the latency of both on this environment's ONNX Runtime with one thread, by processor time, taking turns, as the
-median of the ratios: of Optimum's float32 export to ours in float32, and to ours with int8 products.
+the latency of both on this ONNX Runtime, see `benchmarks.onnx_latency`: of Optimum's float32 export beside
+ours in float32, in float32 in the dialect of ONNX Runtime, and with int8 products; and, for models that generate, the
+time of a whole `generate()` of 64 tokens by each side's own loader.
 """
 
 from __future__ import annotations
@@ -18,35 +19,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from benchmarks.onnx_latency import CASES, latency
+from benchmarks.onnx_peer import GENERATE, TASKS, load, timed_generation
 
-from benchmarks.onnx_peer import TASKS, load
-
-STEP = {"sequence_length": 1, "decoder_sequence_length": 1}
-CASES = {
-    "bert": [("model.onnx", "128 tokens", {"batch_size": 1, "sequence_length": 128})],
-    "gpt2": [
-        ("model.onnx", "prompt of 128", {"batch_size": 1, "sequence_length": 128, "past_sequence_length": 0}),
-        ("model.onnx", "step after 128", {"batch_size": 1, "sequence_length": 1, "past_sequence_length": 128}),
-        ("model.onnx", "step after 900", {"batch_size": 1, "sequence_length": 1, "past_sequence_length": 900}),
-    ],
-    "vit": [("model.onnx", "one image", {"batch_size": 1, "num_channels": 3, "height": 224, "width": 224})],
-    "whisper": [
-        ("encoder_model.onnx", "encoder", {"batch_size": 1, "feature_size": 80, "encoder_sequence_length": 3000}),
-        ("decoder_model_merged.onnx", "step after 64", {"encoder_sequence_length": 1500, **STEP}),
-    ],
-    "t5": [
-        ("encoder_model.onnx", "encoder, 128 tokens", {"batch_size": 1, "encoder_sequence_length": 128}),
-        ("decoder_model_merged.onnx", "step after 64", {"encoder_sequence_length": 128, **STEP}),
-    ],
-}
-CASES["llama"] = CASES["gpt2"]
-PAST = {"batch_size": 1, "past_decoder_sequence_length": 64, "past_decoder_sequence_length_out": 64}
-ROUNDS = 20
+KINDS = {"float32": "onnx", "ort": "onnx{dialect=ort}", "int8": "onnx{int8=dynamic}"}
+GAPS = {"float32": 1e-4, "ort": 1e-4, "int8": 0.2}
+TURNS = 3
 
 
-def export(name: str, folder: str, out: str, target: str = "onnx") -> dict[str, float]:
-    """Our export, in this process."""
+def export(name: str, folder: str, out: str, target: str = "onnx", last: str = "") -> dict[str, float]:
+    """Our export, in this process; with `last`, of a decoder's last logits alone."""
     import onnx_ir  # noqa: F401 - the peer's packages are imported before the clock starts too
     import torch  # noqa: F401
 
@@ -54,69 +36,10 @@ def export(name: str, folder: str, out: str, target: str = "onnx") -> dict[str, 
 
     model = load(name, folder)
     start = time.process_time()
-    gw.export(model, out, target, task=TASKS[name], verify=False)
+    keep_last = bool(last) and TASKS[name].startswith("text-generation")
+    gw.export(model, out, target, task=TASKS[name], last_logits=keep_last, verify=False)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": time.process_time() - start, "peak": peak}
-
-
-def session(path: Path):
-    """A session with one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def feeds(model, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-    """Inputs of a session for these sizes."""
-    random, inputs = np.random.default_rng(0), {}
-    sizes = PAST | {f"{name}_out": size for name, size in sizes.items()} | sizes
-    for entry in model.get_inputs():
-        shape = [eval(size, {}, sizes) if isinstance(size, str) else size for size in entry.shape]
-        if entry.type == "tensor(bool)":
-            inputs[entry.name] = np.ones(shape, bool)
-        elif "mask" in entry.name:
-            inputs[entry.name] = np.ones(shape, np.int64)
-        elif entry.name == "position_ids":
-            inputs[entry.name] = np.broadcast_to(sizes["past_sequence_length"] + np.arange(shape[1]), shape)
-        elif entry.type == "tensor(int64)":
-            inputs[entry.name] = random.integers(0, 2 if "type" in entry.name else 900, shape)
-        else:
-            inputs[entry.name] = random.standard_normal(shape).astype(np.float32) / 2
-    return inputs
-
-
-def latency(ours: Path, theirs: Path, sizes: dict[str, int]) -> tuple[float, float, float]:
-    """Milliseconds of both, and the median ratio of theirs to ours.
-
-    Outputs of the encoder's states are left out, as loaders leave them out too.
-    """
-    sessions = [session(path) for path in (ours, theirs)]
-    inputs = feeds(sessions[0], sizes) | feeds(sessions[1], sizes)
-    kept = {entry.name for entry in sessions[0].get_outputs()} & {entry.name for entry in sessions[1].get_outputs()}
-    names = sorted(name for name in kept if ".encoder." not in name)
-    bindings = []
-    for one in sessions:
-        binding = one.io_binding()
-        for entry in one.get_inputs():
-            binding.bind_cpu_input(entry.name, np.ascontiguousarray(inputs[entry.name]))
-        for name in names:
-            binding.bind_output(name, "cpu")
-        one.run_with_iobinding(binding)
-        bindings.append(binding)
-    results = [dict(zip(names, binding.copy_outputs_to_cpu(), strict=True)) for binding in bindings]
-    for name in names:
-        gap = np.linalg.norm(results[0][name] - results[1][name]) / np.linalg.norm(results[1][name])
-        assert gap < 0.2, f"{name} differs by {gap:.2f}"
-    times: list[list[float]] = [[], []]
-    for turn in range(ROUNDS):
-        for i in (0, 1) if turn % 2 else (1, 0):
-            start = time.process_time()
-            sessions[i].run_with_iobinding(bindings[i])
-            times[i].append(time.process_time() - start)
-    ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
-    return 1e3 * statistics.median(times[0]), 1e3 * statistics.median(times[1]), ratio
 
 
 def child(*words: str, environment: dict[str, str] | None = None) -> dict[str, float]:
@@ -130,21 +53,53 @@ def compare(python: str, name: str, place: Path) -> None:
     """Print the lines of one model."""
     peer = str(Path(__file__).with_name("onnx_peer.py"))
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    source, ours, theirs = (str(place / part) for part in ("source", "ours", "theirs"))
+    source, theirs = str(place / "source"), str(place / "theirs")
     child(python, peer, "make", name, source, environment=clean)
-    a = child(sys.executable, "-m", "benchmarks.onnx_export", "--export", name, source, ours)
     b = child(python, peer, "export", name, source, theirs, environment=clean)
-    print(
-        f"{name:8} export {a['seconds']:.1f} s, Optimum {b['seconds']:.1f} s ({b['seconds'] / a['seconds']:.1f}x); "
-        f"peak {a['peak'] / 1e6:.0f} MB, Optimum {b['peak'] / 1e6:.0f} MB; "
-        f"files {size(ours):.0f} MB, Optimum {size(theirs):.0f} MB",
-        flush=True,
-    )
-    child(sys.executable, "-m", "benchmarks.onnx_export", "--export", name, source, f"{ours}8", "onnx{int8=dynamic}")
-    for file, label, sizes in CASES[name]:
-        for kind, folder in (("float32", ours), ("int8", f"{ours}8")):
-            mine, other, ratio = latency(Path(folder) / file, Path(theirs) / file, sizes)
+    for kind, target in KINDS.items():
+        ours = place / kind
+        a = child(sys.executable, "-m", "benchmarks.onnx_export", "--export", name, source, str(ours), target)
+        if kind == "float32":
+            print(_exports(name, a, b, size(str(ours)), size(theirs)), flush=True)
+        for file, label, sizes in CASES[name]:
+            in_place = kind == "ort" and file == "model.onnx" and name in GENERATE
+            mine, other, ratio = latency(ours / file, Path(theirs) / file, sizes, in_place, GAPS[kind])
             print(f"{name:8}   {label:20} {kind:8} {mine:8.2f} ms, Optimum {other:8.2f} ms ({ratio:.2f}x)", flush=True)
+    if name in GENERATE:
+        words = ("--export", name, source, str(place / "last"), KINDS["ort"], "last")
+        child(sys.executable, "-m", "benchmarks.onnx_export", *words)
+        print(_generations(name, python, peer, place, clean), flush=True)
+
+
+def _exports(name: str, a: dict[str, float], b: dict[str, float], ours: float, theirs: float) -> str:
+    return (
+        f"{name:8} export {a['seconds']:.1f} s, Optimum {b['seconds']:.1f} s ({b['seconds'] / a['seconds']:.1f}x); "
+        f"peak {a['peak'] / 1e6:.0f} MB, Optimum {b['peak'] / 1e6:.0f} MB; files {ours:.0f} MB, Optimum {theirs:.0f} MB"
+    )
+
+
+def _generations(name: str, python: str, peer: str, place: Path, environment: dict[str, str]) -> str:
+    """Both sides' loaders in processes of their own, in turns."""
+    times: list[list[float]] = [[], []]
+    for _ in range(TURNS):
+        ours = (sys.executable, "-m", "benchmarks.onnx_export", "--generate", name, str(place / "last"))
+        times[0].append(child(*ours)["seconds"])
+        theirs = (python, peer, "generate", name, str(place / "theirs"))
+        times[1].append(child(*theirs, environment=environment)["seconds"])
+    ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
+    mine, other = (statistics.median(side) for side in times)
+    return f"{name:8}   generate()           ort      {mine:8.2f} s,  Optimum {other:8.2f} s  ({ratio:.2f}x)"
+
+
+def generate(name: str, folder: str) -> dict[str, float]:
+    """Our loader's `generate()`, in this process."""
+    import onnxruntime
+
+    import graphwright as gw
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return {"seconds": timed_generation(gw.load_artifact(folder, session_options=options), name)}
 
 
 def size(folder: str) -> float:
@@ -155,8 +110,8 @@ def size(folder: str) -> float:
 
 def main() -> None:
     """Measure what the command line names."""
-    if sys.argv[1] == "--export":
-        print(json.dumps(export(*sys.argv[2:])))
+    if sys.argv[1] in ("--export", "--generate"):
+        print(json.dumps((export if sys.argv[1] == "--export" else generate)(*sys.argv[2:])))
         return
     for name in sys.argv[2:] or CASES:
         with tempfile.TemporaryDirectory() as folder:

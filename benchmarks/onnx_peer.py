@@ -1,7 +1,8 @@
 """The other side of `benchmarks.onnx_export`, run by the Python of an environment with optimum-onnx.
 
 `python onnx_peer.py make NAME FOLDER` saves a model with random weights; `... export NAME FOLDER OUT` exports it with
-Optimum from the loaded model, and prints seconds and the peak of resident memory as JSON.
+Optimum from the loaded model, and prints seconds and the peak of resident memory as JSON; `... generate NAME OUT` loads
+the export with Optimum's class and prints the seconds of a `generate()`.
 """
 
 import json
@@ -24,6 +25,8 @@ WHISPER = {"d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "encoder_at
            "decoder_attention_heads": 6, "encoder_ffn_dim": 1536, "decoder_ffn_dim": 1536}  # fmt: skip
 T5 = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
       "decoder_start_token_id": 0}  # fmt: skip
+GENERATE = {"gpt2": "CausalLM", "llama": "CausalLM", "whisper": "SpeechSeq2Seq", "t5": "Seq2SeqLM"}
+PROMPT, NEW = {"gpt2": 512, "llama": 512, "t5": 128}, 64
 MODELS = {
     "bert": ("BertModel", {}),
     "gpt2": ("GPT2LMHeadModel", {}),
@@ -65,10 +68,44 @@ def export(name, folder, out):
     return time.process_time() - start
 
 
+def timed_generation(model, name):
+    """Processor seconds of the fastest of two `generate()` after a first one: 64 tokens, greedy, one row."""
+    import torch
+
+    torch.manual_seed(0)
+    if name == "whisper":
+        inputs = {"input_features": torch.randn(1, 80, 3000)}
+    else:
+        ids = torch.randint(10, 900, (1, PROMPT[name]))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        tokens = model.generate(**inputs, **options)
+        times.append(time.process_time() - start)
+    if tokens.shape[-1] < NEW:
+        raise ValueError(f"{name} stopped after {tokens.shape[-1]} tokens")
+    return min(times[1:])
+
+
+def generate(name, folder):
+    """Generate with Optimum's class for the model."""
+    import onnxruntime
+    import optimum.onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    cls = getattr(optimum.onnxruntime, f"ORTModelFor{GENERATE[name]}")
+    return timed_generation(cls.from_pretrained(folder, session_options=options), name)
+
+
 if __name__ == "__main__":
     action, name, folder, *rest = sys.argv[1:]
     if action == "make":
         build(name).save_pretrained(folder)
+    elif action == "generate":
+        print(json.dumps({"seconds": generate(name, folder)}))
     else:
         seconds = export(name, folder, *rest)
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
