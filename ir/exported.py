@@ -38,7 +38,7 @@ def from_exported(exported: ExportedProgram, *, example: Example, names: Mapping
     return Program(
         graph=graph,
         state=state,
-        signature=Signature(_parameters(exported, example), in_spec, out_spec),
+        signature=Signature(_parameters(graph, example), in_spec, out_spec),
         example=example,
         dims=_dims(graph, exported, names),
         guards=guards_of(graph),
@@ -57,10 +57,9 @@ def _without_vmap(exported: ExportedProgram) -> ExportedProgram:
     return exported.run_decompositions({}) if mapped else exported
 
 
-def _parameters(exported: ExportedProgram, example: Example) -> tuple[str, ...]:
+def _parameters(graph: Graph, example: Example) -> tuple[str, ...]:
     """Argument names in call order, as torch records them for the unlifted module."""
-    codegen = exported.module(check_guards=False).graph._codegen
-    recorded = getattr(getattr(codegen, "pytree_info", None), "orig_args", None) or ()
+    recorded = getattr(getattr(graph._codegen, "pytree_info", None), "orig_args", None) or ()
     names = [str(name) for name in recorded if name != "self"]
     positional = names[: len(example.args)]
     positional += [f"arg{i}" for i in range(len(positional), len(example.args))]
