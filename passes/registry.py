@@ -36,6 +36,7 @@ BUILT_IN = {
     "fuse-rotary": "graphwright.passes.rotary.fuse:FuseRotary",
     "merge-linears": "graphwright.passes.linear.merge:MergeLinears",
     "static-cache": "graphwright.passes.cache.static:StaticCache",
+    "pack-gptq": "graphwright.pack_gptq:PackGptq",
     "quantize-gptq": "graphwright.passes.quant.gptq:QuantizeGptq",
     "quantize-inc": "graphwright.passes.quant.inc:QuantizeInc",
     "quantize-rtn": "graphwright.passes.quant.rtn:QuantizeRtn",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphwright.ir.edit import Edit
@@ -17,6 +17,7 @@ from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.evaluate import evaluate
 from graphwright.passes.quant.options import Options
 from graphwright.passes.quant.pack import drop_unused, pack_experts, pack_linear
+from graphwright.passes.quant.progress import progress_bar
 from graphwright.passes.quant.report import Report
 from graphwright.passes.quant.sites import ExpertSite, Site, find_sites
 
@@ -34,6 +35,7 @@ class Quantize(Options, Pass):
         calibration: The data to calibrate with.
         heldout: Batches to score the model on, before and after.
         progress: Called with (stages done, all stages, paths of the next stage).
+        show: Show a progress bar; not with `progress`.
     """
 
     requires = frozenset({"canonical"})
@@ -41,6 +43,7 @@ class Quantize(Options, Pass):
 
     heads: bool = False
     experts: bool = True
+    show: bool = False
     overrides: Overrides | None = field(default=None, compare=False, metadata={"spec": False})
     calibration: Calibration | None = field(default=None, compare=False, metadata={"spec": False})
     heldout: Sequence[dict[str, Any]] = field(default=(), compare=False, metadata={"spec": False})
@@ -52,7 +55,7 @@ class Quantize(Options, Pass):
         sites = find_sites(program, self.linear_options(), self.overrides, heads=self.heads, experts=self.experts)
         if not sites:
             raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
-        results = self.quantize(program, sites)
+        results = self._quantize(program, sites)
         seconds = time.perf_counter() - start
         device, products = self._placement()
         quality = evaluate(program, results, self.heldout, device, products) if self.heldout else None
@@ -62,6 +65,12 @@ class Quantize(Options, Pass):
                 self.pack(edit, site, results[site.path])
         drop_unused(program)
         return None
+
+    def _quantize(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
+        if not self.show or self.progress is not None:
+            return self.quantize(program, sites)
+        with progress_bar(self.name) as progress:
+            return replace(self, progress=progress).quantize(program, sites)
 
     def quantize(self, program: Program, sites: Sequence[Site]) -> dict[str, QuantizedLinear]:
         """Codes of the linears by path."""

@@ -54,19 +54,38 @@ class Work:
         path = self._file(stage)
         if not path.exists():
             return None
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields["key"] != self.key:
-                return None
-            tensors = load_tensors(fields["layout"], path.with_suffix(".safetensors"))
-            return {name: _linear(name, values, tensors) for name, values in fields["linears"].items()}
-        except (KeyError, TypeError, ValueError, OSError, FileFormatError) as error:
-            raise FileFormatError(
-                "a finished stage cannot be read", at=str(path), why=str(error), remedies=["delete the file"]
-            ) from error
+        key, results = _read(path)
+        return results if key == self.key else None
 
     def _file(self, stage: int) -> Path:
         return self.folder / f"stage-{stage:05}.json"
+
+
+def read_stages(folder: Path) -> dict[str, QuantizedLinear]:
+    """All finished stages of a work folder, whatever run they belong to: module path -> codes.
+
+    Raises:
+        FileFormatError: A file is damaged, or there is none.
+    """
+    files = sorted(folder.glob("stage-*.json"))
+    if not files:
+        raise FileFormatError("there is no finished stage", at=str(folder))
+    results: dict[str, QuantizedLinear] = {}
+    for file in files:
+        results |= _read(file)[1]
+    return results
+
+
+def _read(path: Path) -> tuple[str, dict[str, QuantizedLinear]]:
+    """(key of the run, codes by path) of one stage."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        tensors = load_tensors(fields["layout"], path.with_suffix(".safetensors"))
+        return fields["key"], {name: _linear(name, values, tensors) for name, values in fields["linears"].items()}
+    except (KeyError, TypeError, ValueError, OSError, FileFormatError) as error:
+        raise FileFormatError(
+            "a finished stage cannot be read", at=str(path), why=str(error), remedies=["delete the file"]
+        ) from error
 
 
 def _linear(path: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedLinear:
