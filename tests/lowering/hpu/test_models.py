@@ -10,6 +10,7 @@ import torch
 t = pytest.importorskip("transformers")
 
 import graphwright as gw  # noqa: E402
+from graphwright.ir.node import bound  # noqa: E402
 from graphwright.lowering.interface import Interface  # noqa: E402
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -181,7 +182,9 @@ def test_operators(name: str, expected: set[str]) -> None:
     assert expected <= operators(lowered(gw.capture(build(name))))
 
 
-@pytest.mark.parametrize("name", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "mixtral"))]
+)
 @pytest.mark.parametrize("act_order", [False, True])
 def test_packed_weights(name: str, act_order: bool) -> None:
     """Weights of 4 bits; codes and zeros are exact, so what is compared is the order of sums in float32."""
@@ -191,6 +194,7 @@ def test_packed_weights(name: str, act_order: bool) -> None:
         scatter_groups(packed)
     artifact = lowered(packed)
     assert "convert_from_uint4" in operators(artifact)
+    assert ("mixture_of_experts" in operators(artifact)) == (name == "mixtral")
     gw.compare(packed, artifact)
 
 
@@ -217,14 +221,16 @@ def test_half_precision(name: str) -> None:
 
 
 def scatter_groups(program: gw.Program) -> None:
-    """Give every packed linear groups that are scattered over its inputs, as GPTQ leaves them with `desc_act`."""
-    for node in [node for node in program.graph.nodes if "packed_linear" in str(node.target)]:
-        inputs, groups = node.args[0].meta["val"].shape[-1], node.args[2].meta["val"].shape[1]
+    """Give every packed weight groups that are scattered over its inputs, as GPTQ leaves them with `desc_act`."""
+    for node in [node for node in program.graph.nodes if "graphwright" in str(node.target)]:
+        given = bound(node)
+        inputs = given["inputs"] if "inputs" in given else given["input"].meta["val"].shape[-1]
+        groups = given["scales"].meta["val"].shape[1]
         index = (torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs)) % groups).int()
         name = f"{node.name}.index"
         program.state[name] = index
         with program.graph.inserting_before(node):
             attribute = program.graph.create_node("get_attr", name)
-        attribute.meta["val"] = node.args[0].meta["val"].fake_mode.from_tensor(index)
-        node.args = (*node.args[:4], attribute, *node.args[5:])
+        attribute.meta["val"] = given["scales"].meta["val"].fake_mode.from_tensor(index)
+        node.args, node.kwargs = tuple((given | {"group_index": attribute}).values()), {}
     program.touch()
