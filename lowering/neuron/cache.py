@@ -17,8 +17,8 @@ from torch.fx import Graph, Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from graphwright.ir.infer import fake_mode_of, infer, inference_scope
-from graphwright.ir.node import bound, is_call, shape_of, value_of
+from graphwright.ir.infer import fake_mode_of, infer, inference_scope, same_shape
+from graphwright.ir.node import bound, is_call, shape_of, value_of, where
 from graphwright.ir.program import Program
 from graphwright.ir.signature import Example
 from graphwright.lowering.dims import expression
@@ -64,7 +64,7 @@ def growths(program: Program) -> list[Growth]:
 
 def _growth(result: Node) -> Growth | None:
     joined = result
-    while is_call(joined, aten.slice) and shape_of(joined) == shape_of(bound(joined)["self"]):
+    while is_call(joined, aten.slice) and same_shape(shape_of(joined) or (), shape_of(bound(joined)["self"]) or ()):
         joined = bound(joined)["self"]  # a window that is never full
     if not is_call(joined, aten.cat) or len(bound(joined)["tensors"]) != 2:
         return None
@@ -83,14 +83,30 @@ def past_symbol(program: Program) -> str:
     return sizes.pop() if len(sizes) == 1 and sizes <= set(program.dim_names()) else ""
 
 
-def in_place(program: Program) -> Program | None:
-    """A copy of a decoder's step that writes into its cache, None where that cannot be done for all of it.
+def obstacle(program: Program, slots: int) -> str:
+    """Why a decoder's step cannot write into its cache, "" if it can.
+
+    Args:
+        program: A canonical program with a growing cache.
+        slots: Number of slots of the cache.
+    """
+    symbol = past_symbol(program)
+    if not symbol:
+        return "the parts of its cache do not grow by one number of tokens"
+    sources = {growth.source for growth in growths(program)}
+    for node in program.placeholders:
+        if any(str(size) == symbol for size in shape_of(node) or ()) and node not in sources:
+            return f"it is not seen which output continues the input {node.target}"
+    unclear = next((node for node in program.graph.nodes if not _is_understood(node, symbol, slots)), None)
+    return "" if unclear is None else f"it is not clear what the number of tokens means to {where(unclear)}"
+
+
+def in_place(program: Program) -> Program:
+    """A copy of a decoder's step that writes into its cache; there must be no `obstacle`.
 
     The copy takes one argument more, `cache_position`; its inputs and outputs of the cache have one shape.
     """
     symbol = past_symbol(program)
-    if not symbol or not all(_is_understood(node, symbol) for node in program.graph.nodes):
-        return None
     made = _with_position(program.clone())
     position = made.placeholders[-1]
     for node in [n for n in made.graph.nodes if _counts(n, symbol)]:
@@ -101,12 +117,21 @@ def in_place(program: Program) -> Program | None:
     return made
 
 
-def _is_understood(node: Node, symbol: str) -> bool:
+def _is_understood(node: Node, symbol: str, slots: int) -> bool:
     """Whether it is known what a call uses the number of tokens for: as a size, or as a number that is added."""
-    if node.op != "call_function" or not isinstance(value_of(node), (torch.Tensor, list, tuple)):
+    if (
+        node.op != "call_function"
+        or not isinstance(value_of(node), (torch.Tensor, list, tuple))
+        or _counts(node, symbol)
+    ):
         return True
-    used = {name for name, value in bound(node).items() for leaf in pytree.tree_leaves(value) if _has(leaf, symbol)}
-    return used <= set(_SIZES.get(node.target, ())) or _counts(node, symbol)
+    used = {
+        name
+        for name, value in bound(node).items()
+        for leaf in pytree.tree_leaves(value)
+        if _varies(leaf, symbol, slots)
+    }
+    return used <= set(_SIZES.get(node.target, ()))
 
 
 def _counts(node: Node, symbol: str) -> bool:
@@ -117,11 +142,17 @@ def _counts(node: Node, symbol: str) -> bool:
     return isinstance(other, Node) and str(value_of(other)) == symbol and bound(node)["alpha"] == 1
 
 
-def _has(leaf: Any, symbol: str) -> bool:
+def _varies(leaf: Any, symbol: str, slots: int) -> bool:
+    """Whether a number depends on the number of tokens, between none and as many as there are slots.
+
+    One that is the same at both ends, such as what a window that is larger has lost, is the same in between.
+    """
     value = value_of(leaf) if isinstance(leaf, Node) else leaf
     if not isinstance(value, torch.SymInt):
         return False
-    return symbol in {str(one) for one in expression(value).free_symbols}
+    found = expression(value)
+    (past,) = [one for one in found.free_symbols if str(one) == symbol] or [None]
+    return past is not None and found.subs(past, 0) != found.subs(past, slots)
 
 
 def _with_position(program: Program) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from graphwright.lowering.interface_json import interface_from_json
 from graphwright.lowering.static import StaticTarget
 from graphwright.lowering.support import Support
 
+logger = logging.getLogger("graphwright")
 _CHOICES = {
     "device": ("trn1", "trn1n", "inf2", "trn2", "trn3"), "variant": ("reference", "neuron"),
     "products": ("", "bfloat16"), "auto_cast": ("none", "matmult", "all"), "kind": ("transformer", "generic"),
@@ -76,13 +78,21 @@ class NeuronTarget(StaticTarget):
 
     def fixed(self, program: Program) -> dict[str, Program]:
         """The program in the sizes of each bucket; that of a decoder writes into its cache."""
-        from graphwright.lowering.neuron.cache import in_place
+        from graphwright.lowering.neuron.cache import growths, in_place, obstacle
+        from graphwright.passes.pipeline import Pipeline
 
-        made = in_place(program) if self.cache == "buffer" else None
-        if made is None:
+        if self.cache != "buffer":
+            return super().fixed(program)
+        canonical = Pipeline("canonicalize").run(program, validate=False).program
+        if not growths(canonical):
             return super().fixed(program)
         interface = Interface.of(program)
         found, (past, token) = buckets(interface, self.sizes), _cache_dims(interface)
+        reason = obstacle(canonical, max(sizes[past] for sizes in found.values()))
+        if reason:
+            logger.warning("the cache of %s stays an input and a longer output: %s", program.name, reason)
+            return super().fixed(program)
+        made = in_place(canonical)
         return {name: fix_sizes(made, sizes | {past: _before(sizes, past, token)}) for name, sizes in found.items()}
 
     def legalize(self, program: Program) -> Program:
