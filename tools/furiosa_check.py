@@ -4,9 +4,9 @@
     furiosa-python furiosa_check.py graph.pt2 --level compile --edf graph.edf
     furiosa-python furiosa_check.py --ops
 
-Levels, each with what comes before it: `import` reads the graph (milliseconds), `ops` compiles each call alone (up to
-seconds for a call), `lower` and `compile` take the whole graph (minutes even for a small one). Prints one JSON object;
-the exit status is 1 if a step fails.
+Levels: `import` reads the graph (milliseconds), `ops` also compiles each call alone (up to seconds for a call), `lower`
+and `compile` take the whole graph (minutes even for a small one). Prints one JSON object; the exit status is 1 if a
+step fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from furiosa.torch.dryrun import dryrun
 from furiosa.torch.export.exported_program import preprocess_exported_program
 from torch.export import ExportedProgram
 
-LEVELS = ("import", "ops", "lower", "compile")
+LEVELS = {
+    "import": ("import",),
+    "ops": ("import", "ops"),
+    "lower": ("import", "lower"),
+    "compile": ("import", "lower", "compile"),
+}
 
 
 def main() -> int:
@@ -51,14 +56,13 @@ def _check(program: ExportedProgram, options: argparse.Namespace, report: dict[s
     report["calls after preprocessing"] = _histogram(prepared)
     if options.inputs:
         _run(prepared, options.inputs, options.outputs)
-    level = LEVELS.index(options.level)
-    good = _step(report, "import", lambda: furiosa.compiler.import_dfg(prepared)) is not None
-    if good and level >= LEVELS.index("ops"):
-        good = _step(report, "ops", lambda: _each_op(prepared, report)) is not None
-    if good and level >= LEVELS.index("lower"):
-        good = _step(report, "lower", lambda: furiosa.compiler.lower(prepared)) is not None
-    if good and level >= LEVELS.index("compile"):
-        good = _step(report, "compile", lambda: _compile(prepared, options.edf, report)) is not None
+    steps = {
+        "import": lambda: furiosa.compiler.import_dfg(prepared),
+        "ops": lambda: _each_op(prepared, report),
+        "lower": lambda: furiosa.compiler.lower(prepared),
+        "compile": lambda: _compile(prepared, options.edf, report),
+    }
+    good = all(_step(report, name, steps[name]) is not None for name in LEVELS[options.level])
     return good and not report.get("failing calls")
 
 

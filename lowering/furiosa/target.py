@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from graphwright.ir.errors import GraphwrightError
 from graphwright.ir.node import OpOverload, bound, is_call, value_of
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
@@ -22,6 +23,7 @@ from graphwright.lowering.furiosa.decompositions import load_rules
 from graphwright.lowering.furiosa.narrow import narrow_integers
 from graphwright.lowering.furiosa.ops import FAILING, IMPORTABLE_ONLY, RELEASE, SUPPORTED
 from graphwright.lowering.furiosa.packed import dequantize_weights
+from graphwright.lowering.furiosa.pad import pad_linears
 from graphwright.lowering.static import StaticTarget
 from graphwright.lowering.support import Support
 
@@ -33,9 +35,19 @@ _TYPES = {torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int32,
 
 @dataclass(frozen=True)
 class FuriosaTarget(StaticTarget):
-    """Static ExportedPrograms of the ATen ops that Furiosa's compiler for RNGD takes, with integers of 32 bits."""
+    """Static ExportedPrograms of the ATen ops that Furiosa's compiler for RNGD takes, with integers of 32 bits.
+
+    Args:
+        pad: `pow2` widens linears to powers of two, which compile much faster; empty leaves them as they are.
+    """
 
     name: ClassVar[str] = "furiosa"
+
+    pad: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pad not in ("", "pow2"):
+            raise GraphwrightError(f"the Furiosa target has no pad={self.pad}", why="it has pow2")
 
     def pipeline(self) -> str:
         """Canonical form: functional, without dropout, assertions or casts that do nothing."""
@@ -48,6 +60,8 @@ class FuriosaTarget(StaticTarget):
         legal = Pipeline(self.pipeline()).run(program, validate=False).program
         dequantize_weights(legal)
         legal = fold(legal, CONSTANT_LIMIT)
+        if self.pad:
+            pad_linears(legal)
         decompose(legal, lambda node: _known(node).ok or _is_constant(node), load_rules())
         return narrow_integers(fold(legal, CONSTANT_LIMIT))
 
