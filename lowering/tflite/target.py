@@ -19,7 +19,7 @@ from graphwright.lowering.decompose import decompose
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.interface_json import interface_from_json
 from graphwright.lowering.static import StaticTarget
-from graphwright.lowering.support import Support
+from graphwright.lowering.support import Support, SupportReport
 from graphwright.lowering.tflite.graph import Graph
 
 
@@ -84,8 +84,26 @@ class TFLiteTarget(StaticTarget):
         return legal
 
     def supports(self, node: Node) -> Support:
-        """Whether there is an emitter for a call and it can express the arguments."""
-        return emittable(_table(), node, lambda size: "LiteRT's kernels are given fixed sizes here")
+        """Whether kernels have the types of a call, and there is an emitter that can express the arguments."""
+        from graphwright.lowering.tflite.legality import typed
+
+        types = typed(node)
+        return (
+            types
+            if not types.ok
+            else emittable(_table(), node, lambda size: "LiteRT's kernels are given fixed sizes here")
+        )
+
+    def survey(self, program: Program) -> SupportReport:
+        """Report what has no emitter; if all calls have one, what the runtime refuses of the operators they become."""
+        report = super().survey(program)
+        if not report.ok:
+            return report
+        from graphwright.lowering.tflite.legality import refused
+        from graphwright.lowering.tflite.model import emit_graph
+
+        graph = emit_graph(program, "model", self.packed, self.composites)
+        return refused(graph, program, str(self))
 
     def emit(self, program: Program) -> Artifact:
         """One signature in a file of its own."""

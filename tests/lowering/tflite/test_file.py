@@ -10,6 +10,7 @@ pytest.importorskip("ai_edge_litert")
 from ai_edge_litert import schema_py_generated as schema
 
 import graphwright as gw
+from graphwright.ir.errors import UnsupportedError
 from graphwright.lowering.artifact import load_artifact
 
 
@@ -76,3 +77,20 @@ def test_what_cannot_be_expressed_is_named_with_the_reason() -> None:
     report = gw.target("tflite").check(program)
     assert not report.ok
     assert "LOGICAL_AND" in str(report) and "booleans" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_types_without_kernels_are_refused(dtype: torch.dtype) -> None:
+    model = Classifier().to(dtype).eval()
+    report = gw.target("tflite").check(gw.capture(model, (torch.randint(0, 40, (2, 6)),), dynamic=None))
+    assert str(dtype).removeprefix("torch.").upper() in str(report) and "model.float()" in str(report)
+
+
+def test_ranks_without_kernels_are_refused_in_the_runtimes_words() -> None:
+    class Deep(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.pad(x, (1, 1)) * 2
+
+    program = gw.capture(Deep(), (torch.randn(1, 2, 1, 2, 1, 2),), dynamic=None)
+    with pytest.raises(UnsupportedError, match="PadKernelMaxDimensionCount"):
+        gw.target("tflite").lower(program)
