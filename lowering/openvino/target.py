@@ -74,27 +74,51 @@ class OpenVINOTarget(Target):
     def emit(self, program: Program) -> Artifact:
         """Emit every call by its emitter; then take the cache into the model."""
         _table()
-        from graphwright.lowering.openvino.artifact import OpenVINOArtifact
+        from graphwright.lowering.openvino.artifact import OpenVINOArtifact, Variables
         from graphwright.lowering.openvino.model import emit_model
+        from graphwright.lowering.openvino.session import OpenVINOFile
         from graphwright.lowering.openvino.stateful import cache_pairs, make_stateful
 
         emitted = emit_model(program, self.weights)
         pairs = cache_pairs(program) if self.stateful == "auto" else {}
+        variables = None
         if pairs:
             emitted.model = make_stateful(emitted.model, pairs)
-        interface = Interface.of(program)
-        return OpenVINOArtifact(str(self), interface, emitted.provenance, emitted=emitted, states=pairs)
+            names = {output: f"{source}{output}" for output, source in pairs.items()}
+            variables = Variables({pairs[output]: name for output, name in names.items()}, names)
+        interface, file = Interface.of(program), OpenVINOFile(emitted=emitted)
+        return OpenVINOArtifact(str(self), interface, emitted.provenance, file=file, variables=variables)
+
+    def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        """Both steps of a decoder that reads an encoder as one stateful model, as optimum-intel has it."""
+        _table()
+        from graphwright.lowering.openvino.decoders import join_decoders
+
+        return join_decoders(parts)
 
     @classmethod
     def load(cls, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Read an OpenVINO artifact."""
         _table()
-        from graphwright.lowering.openvino.artifact import MODEL, OpenVINOArtifact
+        from graphwright.lowering.openvino.artifact import MODEL, OpenVINOArtifact, Variables
+        from graphwright.lowering.openvino.session import OpenVINOFile
 
-        path = folder / Path(manifest.get("file", MODEL)).name
+        name = Path(manifest.get("file", MODEL)).name
+        variables = Variables(**manifest["variables"]) if manifest.get("variables") else None
         interface = interface_from_json(manifest["interface"])
-        states = dict(manifest.get("states", {}))
-        return OpenVINOArtifact(manifest["target"], interface, manifest.get("provenance"), path=path, states=states)
+        return OpenVINOArtifact(
+            manifest["target"], interface, manifest.get("provenance"),
+            file=OpenVINOFile(path=folder / name), name=name, variables=variables,
+        )  # fmt: skip
+
+    @classmethod
+    def load_parts(cls, folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Artifact]:
+        """Read the parts of one model; those in one file share its request."""
+        parts: dict[str, Any] = super().load_parts(folder, entries)
+        files = {part.file.path: part.file for part in parts.values()}
+        for part in parts.values():
+            part.file = files[part.file.path]
+        return parts
 
 
 def _table() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
@@ -102,3 +103,38 @@ def _longer(tensor: torch.Tensor, length: int, wanted: int) -> torch.Tensor:
     result = tensor.new_zeros(*tensor.shape[:2], wanted, tensor.shape[3])
     result[:, :, :length] = tensor[:, :, :length]
     return result
+
+
+class HeldCache(ArtifactCache):
+    """A cache that is kept inside a stateful artifact; only the last step's can be gone on from.
+
+    Args:
+        artifact: The artifact, which has `restart`, `step` and `change`.
+        text: Number of the text that it belongs to, from `restart`.
+    """
+
+    def __init__(self, artifact: Any, text: int) -> None:
+        super().__init__({})
+        self.artifact, self.text, self.length = artifact, text, 0
+        self.rows: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len({name.split(".")[1] for name in self.artifact.variables.outputs})
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens in the cache."""
+        return self.length
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep the rows that beam search goes on with; they are those of the same text, so an encoder's stay."""
+        self.rows = beam_idx if self.rows is None else self.rows[beam_idx]
+
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first tokens; a negative number says how many are forgotten."""
+        kept = self.length + max_length if max_length < 0 else min(max_length, self.length)
+        grown = lambda name, t: t if ".encoder." in name else t[:, :, :kept]  # noqa: E731
+        self.artifact.change(grown)
+        self.length = kept
+
+    def _change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.artifact.change(lambda name, tensor: function(tensor))

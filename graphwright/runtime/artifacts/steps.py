@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from graphwright.ir.errors import InputError
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.dims import evaluate
 from graphwright.lowering.interface import Port
-from graphwright.runtime.artifacts.cache import ArtifactCache, RoomyCache
+from graphwright.runtime.artifacts.cache import ArtifactCache, HeldCache, RoomyCache
 
 PAST, PRESENT = "past_key_values.", "present."
 Tensors = dict[str, torch.Tensor]
@@ -42,6 +43,8 @@ def decode(artifact: Artifact, inputs: Mapping[str, Any], cache: ArtifactCache |
         tensors["attention_mask"] = torch.ones(ids.shape[0], length + ids.shape[1], dtype=torch.int64)
     if "position_ids" in artifact.input_names and "position_ids" not in tensors:
         tensors["position_ids"] = positions(tensors["attention_mask"], tensors["input_ids"].shape[1])
+    if getattr(artifact, "variables", None) is not None:
+        return _go_on(artifact, tensors, cache)
     states = [port for port in artifact.interface.inputs if port.name.startswith(PAST)]
     if getattr(artifact, "in_place", False):
         return _append(artifact, tensors, states, cache)
@@ -59,6 +62,21 @@ def _append(artifact: Any, tensors: Tensors, states: list[Port], cache: Artifact
     cache.reserve(length)
     outputs = artifact.step(tensors, cache.tensors)
     cache.length = length
+    return outputs, cache
+
+
+def _go_on(artifact: Any, tensors: Tensors, cache: ArtifactCache | None) -> tuple[Tensors, Any]:
+    """A step of an artifact that keeps its cache inside."""
+    if cache is None:
+        cache = HeldCache(artifact, artifact.restart())
+    if not isinstance(cache, HeldCache) or cache.text != artifact.text:
+        raise InputError(
+            "the model does not hold this cache any more",
+            why="its variables hold the text that was begun last",
+            remedies=["generate one text after the other", "export with openvino{stateful=no}"],
+        )
+    outputs = artifact.step(tensors, cache.rows)
+    cache.rows, cache.length = None, cache.length + tensors["input_ids"].shape[1]
     return outputs, cache
 
 

@@ -88,7 +88,7 @@ def check(name: str) -> None:
     fused = gw.Pipeline("default").run(program).program
     artifact = gw.target("openvino").lower(fused)
     assert gw.compare(program, artifact).ok
-    assert bool(artifact.states) == (name in TASKS)
+    assert (artifact.variables is not None) == (name in TASKS)
 
 
 def test_a_stateful_decoder_has_the_inputs_that_openvino_genai_expects() -> None:
@@ -100,7 +100,7 @@ def test_a_stateful_decoder_has_the_inputs_that_openvino_genai_expects() -> None
 
 def test_the_cache_stays_outside_where_that_is_wanted() -> None:
     artifact = gw.target("openvino{stateful=no}").lower(gw.capture(build("llama"), task=PAST))
-    assert not artifact.states and "past_key_values.0.key" in {port.get_any_name() for port in artifact.model.inputs}
+    assert artifact.variables is None and "past_key_values.0.key" in {port.get_any_name() for port in artifact.model.inputs}
 
 
 def test_decoding_step_by_step_inside_the_model() -> None:
@@ -151,7 +151,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     artifact = gw.target("openvino").lower(program)
     artifact.save(tmp_path / "out")
     loaded = load_artifact(tmp_path / "out")
-    assert loaded.states == artifact.states
+    assert loaded.variables == artifact.variables
     assert gw.compare(program, loaded).ok
 
 
