@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from graphwright.passes.quant.gptq import Quantize
 
 REPORT = "quantization.json"
+_BATCH = 8
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model", "chat_template*")
 
 
@@ -60,12 +62,17 @@ def quantize(
     work: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder of finished stages; resumes.", show_default=False)
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to compute: cpu, cuda, or auto for a GPU if there is one.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Quantize the weights of MODEL, a transformers folder, and write them to OUT.
 
-    An interrupted run goes on where it was when it is started again.
+    An interrupted run goes on where it was when it is started again. Under `torchrun --nproc-per-node N -m graphwright
+    quantize ...` the work is spread over N processes.
     """
+    from graphwright.cli.processes import process_group
     from graphwright.passes.pipeline import Pipeline
 
     if output.exists():
@@ -75,21 +82,24 @@ def quantize(
     texts = [None if file is None else _tokens(file, model, samples, length) for file in (calibration, heldout)]
     work = work or output.with_name(f".{output.name}-work")
     program = capture_model(original)
-    with step("quantizing") as show:
-        pass_ = _pass(method, texts[0], texts[1], work, show, options)
+    with process_group(device) as place, step("quantizing") as show:
+        held = {"heldout": texts[1] or (), "experts": form is Form.PROGRAM}
+        pass_ = _pass(method, texts[0], place.device, work, show, options | held)
         result = Pipeline(["canonicalize,conv1d-to-linear", pass_]).run(program, validate=False)
+    if not place.is_first:
+        return
     report = result.trace.records[-1].notes["quantization"]
     with step(f"writing {output}"):
         _write(form, original, model, result.program, output, {"method": method.value} | options)
         (output / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
-    emit_json(report | {"output": str(output)}) if as_json else show_text(_summary(report))
+    emit_json(report | {"output": str(output)}) if as_json else show_text(_summary(report, form, result.program))
 
 
 def _pass(
     method: Method,
     batches: list[dict[str, Any]] | None,
-    heldout: list[dict[str, Any]] | None,
+    device: str,
     work: Path,
     show: Callable[[str], None],
     options: dict[str, Any],
@@ -101,16 +111,16 @@ def _pass(
     def progress(done: int, stages: int, paths: Sequence[str]) -> None:
         show(f"{done}/{stages} {paths[0] if paths else ''}")
 
-    common = {**options, "heldout": heldout or (), "progress": progress}
     if method is Method.RTN:
-        return QuantizeRtn(**common)
+        return QuantizeRtn(**options, progress=progress)
     if batches is None:
         raise typer.BadParameter("--method gptq needs --calibration FILE; --method rtn needs none")
-    return QuantizeGptq(**common, calibration=Calibration(batches), work=str(work))
+    return QuantizeGptq(**options, progress=progress, calibration=Calibration(batches, device), work=str(work))
 
 
 def _tokens(file: Path, model: str, samples: int, length: int) -> list[dict[str, Any]]:
-    return token_batches(file, tokenizer_of(model), samples, length)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return token_batches(file, tokenizer_of(model), samples, length, batch=max(1, min(_BATCH, samples // processes)))
 
 
 def tokenizer_of(model: str) -> Any:
@@ -139,9 +149,13 @@ def _write(form: Form, original: Any, model: str, program: Any, output: Path, me
         shutil.copy(file, output)
 
 
-def _summary(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any], form: Form, program: Any) -> str:
+    from graphwright.passes.quant.experts import is_grouped
+
     lines = [f"{len(report['rows'])} linears, relative error {report['error']:.4f}, {report['seconds']:.1f} s"]
     quality = report.get("quality")
     if quality:
         lines.append(f"KL {quality['kl']:.5f}, perplexity {quality['perplexity']:.3f}")
+    if form is Form.CHECKPOINT and any(map(is_grouped, program.graph.nodes)):
+        lines.append("experts stay as they are: a checkpoint holds matrices; --format program quantizes them too")
     return "\n".join(lines)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -76,3 +80,20 @@ def test_calibration_text(folder):
     lines.write_text('{"text": "word1"}\n{"words": 1}')
     with pytest.raises(FileFormatError, match="jsonl:2"):
         token_batches(lines, tokenizer, samples=1, length=1)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_write_what_one_writes(folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "graphwright", "quantize"]
+    options = ["--calibration", folder / "text.txt", *SIZES, "--samples", "16", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, folder / "model", folder / "two", *options], check=True, timeout=300, env=environment)
+    assert run(folder / "model", folder / "one", *options).exit_code == 0
+    one, two = (load_file(folder / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_a_device_that_is_not_there_is_said(folder):
+    result = run(folder / "model", folder / "out", "--method", "rtn", "--device", "abacus", *SIZES)
+    assert result.exit_code == 2 and "abacus" in result.output
