@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import attrgetter, getitem
+from operator import attrgetter, getitem, is_
 from typing import Any
 
 import torch
@@ -36,7 +36,6 @@ class ModelState:
         self._holders = [holder for holder, _ in slots]
         self._names = [name for _, name in slots]
         self._objects = list(map(getitem, self._holders, self._names))
-        self._ids = list(map(id, self._objects))
         self._attributes = list(map(vars, modules))
         self._lengths = list(map(len, self._attributes))
         self._hooks = [vars(module)[kind] for module in modules for kind in _HOOKS]
@@ -51,11 +50,11 @@ class ModelState:
     def holds(self) -> bool:
         """Whether the model is still as it was; takes well under a microsecond per module."""
         try:
-            ids = list(map(id, map(getitem, self._holders, self._names)))
+            same = all(map(is_, map(getitem, self._holders, self._names), self._objects))
         except KeyError:
             return False
         return (
-            ids == self._ids
+            same
             and list(map(len, self._attributes)) == self._lengths
             and self._has_same_hooks()
             and list(map(_dtype, self._tensors)) == self._dtypes

@@ -13,7 +13,7 @@ from graphwright.ir.node import op_name
 from graphwright.ir.program import Program
 from graphwright.ir.snapshot import Snapshot
 from graphwright.lowering.artifact import Artifact
-from graphwright.lowering.eager.cuda import CompileMode, CudaFunction, compiles
+from graphwright.lowering.eager.cuda import CompileMode, CudaFunction, only_gpu
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode
 from graphwright.lowering.eager.linears import LinearMode
 from graphwright.lowering.eager.packed.cpu import PackedMode
@@ -48,7 +48,8 @@ class EagerArtifact(Artifact):
         self.program = program
         self._function = FoldedFunction(program, fold, linear, dtype, packed, compile != "inductor")
         fast = self._function.fast_program
-        recorded = compiles(program, compile)
+        self._gpu = only_gpu(program)
+        recorded = compile != "never" and self._gpu is not None
         self._call = CudaFunction(fast, self._function, compile, fold) if recorded else self._function
 
     @property
@@ -62,11 +63,15 @@ class EagerArtifact(Artifact):
 
     def flat(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Run on tensors in the order of `input_names`, without checks; returns all flat results of the program."""
-        return self._call(inputs)
+        if self._gpu is None or self._gpu == torch.cuda.current_device():
+            return self._call(inputs)
+        with torch.cuda.device(self._gpu):  # kernels of our own, and recordings, run on the current one
+            return self._call(inputs)
 
     def ahead(self, inputs: Sequence[torch.Tensor]) -> tuple[Any, ...] | None:
         """What `flat` returns where that is a recording on a GPU, None elsewhere; has no effect but its results."""
-        return self._call.ahead(inputs) if isinstance(self._call, CudaFunction) else None
+        recorded = isinstance(self._call, CudaFunction) and self._gpu == torch.cuda.current_device()
+        return self._call.ahead(inputs) if recorded else None  # type: ignore[union-attr]
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         results = self.flat([inputs[name] for name in self.input_names])

@@ -91,7 +91,7 @@ class CudaFunction:
         return not (
             self._failed
             or torch.is_grad_enabled()
-            or not all(tensor.is_cuda for tensor in inputs)
+            or not all(tensor.is_cuda and tensor.get_device() == torch.cuda.current_device() for tensor in inputs)
             or torch._C._is_any_autocast_enabled()
             or torch.cuda.is_current_stream_capturing()
         )
@@ -188,10 +188,11 @@ def _sizes(inputs: Sequence[Tensor]) -> Any:
     return tuple((tensor.shape, tensor.dtype) for tensor in inputs)
 
 
-def compiles(program: Program, mode: CompileMode) -> bool:
-    """Whether a program can be recorded: its weights are on a GPU."""
-    weights = [value for value in program.tensors().values() if value.is_floating_point() and value.dim() > 1]
-    return mode != "never" and bool(weights) and all(weight.is_cuda for weight in weights)
+def only_gpu(program: Program) -> int | None:
+    """Index of the GPU that all matrices of a program are on; None where there is no such one."""
+    devices = {value.device for value in program.tensors().values() if value.is_floating_point() and value.dim() > 1}
+    device = devices.pop() if len(devices) == 1 else None
+    return (device.index or 0) if device is not None and device.type == "cuda" else None
 
 
 def _reserved() -> int:

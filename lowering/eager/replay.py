@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@cache
+def side_stream(index: int) -> torch.cuda.Stream:
+    """The one stream of a GPU on which calls are recorded: cuBLAS keeps a workspace for every stream it has seen."""
+    return torch.cuda.Stream(index)
 
 
 class Replay:
@@ -20,13 +27,13 @@ class Replay:
 
     def __init__(self, function: Callable[[Sequence[Tensor]], Any], inputs: Sequence[Tensor], pool: Any) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.Stream()
+        stream = side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             function(self.inputs)  # libraries set themselves up at the first call
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream):
             self.results = function(self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:

@@ -28,7 +28,7 @@ def padded_prompt(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], int] | 
         arguments: What `generate` passes to `forward` for a prompt.
 
     Returns:
-        None where the prompt stays as it is: not on a GPU, too long, or with arguments that padding may not leave alone.
+        None where the prompt stays as it is: not on a GPU, too long, or beside arguments that padding would change.
     """
     ids, mask, positions = (arguments.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
     if not isinstance(ids, Tensor) or ids.dim() != 2 or not 1 < ids.shape[1] <= LONGEST or not pays(ids):

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from graphwright.lowering.eager.replay import side_stream
+
 
 class Replay:
     """A function recorded as a CUDA graph; calling it replays the graph and returns the recorded results.
@@ -20,14 +22,14 @@ class Replay:
     """
 
     def __init__(self, function: Callable[[], Any], warm_up: Callable[[], Any]) -> None:
-        stream = torch.cuda.Stream()
+        stream = side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 warm_up()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=stream):
             self.results = function()
 
     def __call__(self) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphwright.lowering.eager.replay import side_stream
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
@@ -95,7 +97,7 @@ def _fastest(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) ->
 
 def _milliseconds(form: str, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> float:
     """Time of a call in a CUDA graph: launched one by one, small kernels would all take the host's time."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream, graph = side_stream(torch.cuda.current_device()), torch.cuda.CUDAGraph()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):

@@ -48,8 +48,9 @@ def place_kernels(
         value = value_of(node) if is_call(node, *ops) else None
         return isinstance(value, torch.Tensor) and value.dtype in dtypes and value.device.type == device
 
-    if not any(map(fits, program.graph.nodes)):
-        return program
+    devices = {tensor.device for tensor in program.tensors().values() if tensor.dim() > 1}
+    if len(devices) != 1 or not any(map(fits, program.graph.nodes)):
+        return program  # Triton launches on one GPU at a time
     copy = program.clone()
     places: dict[Node, Node] = {}
     found = [node for node in copy.graph.nodes if fits(node)]
