@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphwright.frontends.onnx.attention import causal, heads, merged, rotate
+from graphwright.frontends.onnx.attention import both, causal, heads, merged, rotate
 from graphwright.frontends.onnx.normalization import optional
 from graphwright.frontends.onnx.table import Call, register
 from graphwright.frontends.onnx.values import tensor
@@ -138,11 +138,11 @@ def _padding(call: Call, padding: torch.Tensor, keys: Any, bias: torch.Tensor | 
 @register("GroupQueryAttention", domain=MICROSOFT)
 def group_query_attention(
     call: Call, q: Any, k: Any, v: Any, past_key: Any, past_value: Any, lengths: Any, total: Any, cos: Any = None,
-    sin: Any = None, *others: Any,
+    sin: Any = None, positions: Any = None, bias: Any = None, *others: Any,
 ) -> Any:  # fmt: skip
     """Causal attention with grouped heads and a cache; every row of the batch is as long as the longest."""
-    if any(part is not None for part in others):
-        raise call.unsupported("positions, biases or sinks as inputs")
+    if positions is not None or any(part is not None for part in others):
+        raise call.unsupported("positions or sinks as inputs")
     if k is None:
         raise call.unsupported("packed queries, keys and values")
     if call.attr("local_window_size", -1) != -1 or call.attr("softcap", 0.0):
@@ -158,6 +158,7 @@ def group_query_attention(
     key, value = torch.cat([tensor(past_key), key], 2), torch.cat([tensor(past_value), value], 2)
     mask = causal(query.shape[2], key.shape[2], past)
     mask = mask & (torch.arange(key.shape[2]) <= tensor(lengths).reshape(-1)[:, None, None, None])
+    mask = mask if bias is None else both(tensor(bias), mask)
     grouped, scale = query.shape[1] != key.shape[1], call.attr("scale") or None
     result = F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=grouped)
     return merged(result), key, value

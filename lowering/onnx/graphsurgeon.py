@@ -76,7 +76,9 @@ def from_graphsurgeon(graph: Any, artifact: OnnxArtifact) -> OnnxArtifact:
     model = ir.from_proto(surgeon.export_onnx(graph, ir_version=11))
     _restore_origins(model, artifact)
     file = OnnxFile(model, external_bytes=artifact.file.external_bytes)
-    return OnnxArtifact(artifact.target, artifact.interface, artifact.provenance, file=file)
+    result = OnnxArtifact(artifact.target, artifact.interface, artifact.provenance, file=file)
+    result.in_place = artifact.in_place
+    return result
 
 
 def edit(artifact: OnnxArtifact, *edits: Edit, verify: bool = True) -> Edited:

@@ -155,6 +155,28 @@ def test_outputs_are_bound_to_memory(tmp_path):
     assert torch.equal(memory, expected) and expected.any()
 
 
+def test_edits_run_last_and_are_verified(tmp_path):
+    """Passes on onnx-graphsurgeon's graph: shown as a diff, compared with the model, refused where they are wrong."""
+    pytest.importorskip("onnx_graphsurgeon")
+
+    def rename(graph):
+        for node in graph.nodes:
+            node.name = f"my.{node.name}"
+
+    def square(graph):
+        node = next(node for node in graph.nodes if node.op == "Tanh")
+        node.op = "Abs"
+
+    model = build("BertForSequenceClassification")
+    done = gw.export(model, tmp_path / "out", edits=[rename])
+    assert done.ok and "model edited" in str(done)
+    names = [node.name for node in gw.onnx.to_graphsurgeon(tmp_path / "out" / "model.onnx").nodes]
+    assert names and all(name.startswith("my.") for name in names)
+    with pytest.raises(gw.MismatchError):
+        gw.export(model, tmp_path / "wrong", edits=[square])
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_classes_and_options_are_passed_through(tmp_path):
     import onnxruntime
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from graphwright.frontends.capture import capture
 from graphwright.frontends.tasks import is_pretrained
+from graphwright.ir.diff import GraphDiff
 from graphwright.ir.errors import InputError
 from graphwright.ir.program import Program
 from graphwright.lowering.accuracy import Accuracy, accuracy
@@ -48,12 +49,14 @@ class Export:
         comparisons: Part -> comparison with the unmodified model, for lower precision an accuracy report; empty if
             none was asked for.
         deployed: Part -> largest difference at the precision that the device chooses by itself, where that is another.
+        edits: Part -> what `edits` changed in the graph that was emitted.
     """
 
     bundle: Bundle
     support: dict[str, SupportReport]
     comparisons: dict[str, Comparison | Accuracy]
     deployed: dict[str, float] = field(default_factory=dict)
+    edits: dict[str, GraphDiff] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -66,6 +69,7 @@ class Export:
         lines += [
             f"{comparison}" if alone else f"{name}\n{comparison}" for name, comparison in self.comparisons.items()
         ]
+        lines += [f"{name} edited\n{found}" for name, found in self.edits.items()]
         lines += [f"{name}: largest difference as deployed {found:.2e}" for name, found in self.deployed.items()]
         return "\n".join(lines)
 
@@ -80,6 +84,7 @@ def export(
     dynamic: Any = "auto",
     pipeline: str = "default",
     last_logits: bool = False,
+    edits: Sequence[Callable[[Any], Any]] = (),
     verify: bool = True,
     raise_on_mismatch: bool = True,
     progress: Progress = lambda text: None,
@@ -96,6 +101,7 @@ def export(
         dynamic: See `capture`; used together with `inputs`.
         pipeline: Passes to run on each part.
         last_logits: For text generation: only the logits of the last position, all that `generate` reads.
+        edits: Functions of an onnx-graphsurgeon graph, run on each part after everything else; for ONNX only.
         verify: Compare each part with the unmodified model on several shapes, paddings and cache lengths.
         raise_on_mismatch: Raise, rather than only report; nothing is written either way.
         progress: Told what is being done.
@@ -110,10 +116,13 @@ def export(
     reports: dict[str, SupportReport] = {}
     comparisons: dict[str, Comparison | Accuracy] = {}
     references: dict[str, Any] = {}
+    changes: dict[str, GraphDiff] = {}
     exact_interfaces: dict[str, Interface] = {}
     for piece in pieces(model, task, inputs, dynamic, pipeline, progress, last_logits):
         progress(f"lowering {piece.name}")
         reports[piece.name], artifacts[piece.name] = goal.check_and_lower(piece.program)
+        if edits:
+            artifacts[piece.name], changes[piece.name] = _edited(artifacts[piece.name], edits)
         references[piece.name] = piece.reference
         exact_interfaces[piece.name] = Interface.of(piece.program)
     bundle = Bundle(_task(model, task), goal.join(artifacts), {"last logits": True} if last_logits else {})
@@ -128,11 +137,19 @@ def export(
     bundle.details |= {"difference as deployed": deployed} if deployed else {}
     reports_of_accuracy = {n: c.facts() for n, c in comparisons.items() if isinstance(c, Accuracy)}
     bundle.details |= {"accuracy": reports_of_accuracy} if reports_of_accuracy else {}
-    done = Export(bundle, reports, comparisons, deployed)
+    done = Export(bundle, reports, comparisons, deployed, changes)
     if done.ok:
         progress("writing")
         bundle.save(folder, lambda place: _save_config(model, place, goal.name))
     return done
+
+
+def _edited(artifact: Any, edits: Sequence[Callable[[Any], Any]]) -> tuple[Artifact, GraphDiff]:
+    """The artifact after the edits; it is compared with the unmodified model like any other."""
+    from graphwright.lowering.onnx.graphsurgeon import edit
+
+    done = edit(artifact, *edits, verify=False)
+    return done.artifact, done.diff
 
 
 def _deployed(references: dict[str, Any], bundle: Bundle) -> dict[str, float]:

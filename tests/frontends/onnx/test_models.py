@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnx_ir")
+onnx = pytest.importorskip("onnx")
 
 import graphwright as gw  # noqa: E402
 from graphwright.frontends.onnx.importer import import_onnx  # noqa: E402
@@ -78,6 +79,20 @@ def test_program_to_onnx_and_back(name: str, tmp_path: Path) -> None:
     for left, right in zip(want, results(again, leaves), strict=True):
         assert (left - right).abs().max() <= 1e-6 * left.abs().max()
     assert {dim.name: (dim.min, dim.max) for dim in again.dims} == {d.name: (d.min, d.max) for d in program.dims}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vit"])
+def test_the_dialect_of_onnx_runtime_comes_back(name: str, tmp_path: Path) -> None:
+    """Caches in place and attention in blocks are read as what they compute; float32, some rounding steps."""
+    model = build(name)
+    model.set_attn_implementation("sdpa")
+    program = gw.capture(model, task="text-generation-with-past" if name == "gpt2" else None)
+    path = lowered(gw.Pipeline("default").run(program).program, tmp_path, dialect="ort")
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert kinds & {"GroupQueryAttention", "MultiHeadAttention"}
+    want = [value for value in program.run_flat(program.example.leaves()) if isinstance(value, torch.Tensor)]
+    for left, right in zip(want, results(import_onnx(path), tensors(program)), strict=True):
+        assert (left - right).abs().max() <= 1e-5 * left.abs().max()
 
 
 def test_names_survive_the_round_trip(tmp_path: Path) -> None:

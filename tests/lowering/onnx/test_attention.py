@@ -107,3 +107,59 @@ def test_active_dropout_is_refused() -> None:
 
     report = target("onnx").check(capture(Dropping(), qkv(5, 6), dynamic=None))
     assert [item.reason for item in report.unsupported] == ["attention with dropout"]
+
+
+class Layer(torch.nn.Module):
+    """Self-attention with a cache, as transformers writes it."""
+
+    def __init__(self, key_heads: int) -> None:
+        super().__init__()
+        self.key_heads = key_heads
+        self.q, self.kv = torch.nn.Linear(32, 32), torch.nn.Linear(32, 16 * key_heads)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor, past_key: torch.Tensor, past_value: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        def heads(part: torch.Tensor, count: int) -> torch.Tensor:
+            return part.view(*x.shape[:2], count, 8).transpose(1, 2)
+
+        key, value = (heads(part, self.key_heads) for part in self.kv(x).chunk(2, -1))
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        query = heads(self.q(x), 4)
+        result = scaled_dot_product_attention(query, key, value, mask, enable_gqa=self.key_heads < 4)
+        return result.transpose(1, 2).reshape(x.shape), key, value
+
+
+@pytest.mark.parametrize("dialect", ["onnx", "ort"])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("past", [1, 3])
+def test_cache_and_heads_side_by_side(past: int, key_heads: int, dialect: str) -> None:
+    """The cache goes into the operator apart, and nothing is transposed, where heads are not grouped in `ort`."""
+    torch.manual_seed(past + key_heads)
+    model = Layer(key_heads)
+    x, mask = torch.randn(2, 5, 32), some(2, 1, 5, 5 + past)
+    caches = {name: torch.randn(2, key_heads, past, 8) for name in ("past_key", "past_value")}
+    inputs = {"x": x, "mask": mask} | caches
+    artifact = target(f"onnx{{dialect={dialect}}}").lower(capture(model, inputs, dynamic=None))
+    nodes = {node.op_type: node for node in artifact.model.graph}
+    assert ("Attention" in nodes) == (dialect == "onnx" or key_heads == 4)
+    if "Attention" in nodes:
+        assert len(nodes["Attention"].inputs) == 6 and not {"Transpose", "Concat"} & nodes.keys()
+    with torch.no_grad():
+        expected = model(**inputs)
+    for have, want in zip(artifact.run(**inputs).values(), expected, strict=True):
+        torch.testing.assert_close(have, want, rtol=2e-6, atol=2e-6)
+
+
+def test_attention_in_blocks() -> None:
+    """Without a mask and a cache, ONNX Runtime's own operator; longer than one block of its kernel."""
+
+    class Plain(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            heads = x.view(2, -1, 4, 8).transpose(1, 2)
+            return scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+
+    x = torch.randn(2, 700, 32, generator=torch.Generator().manual_seed(0))
+    artifact = target("onnx{dialect=ort}").lower(capture(Plain(), {"x": x}, dynamic=None))
+    assert [node.op_type for node in artifact.model.graph] == ["MultiHeadAttention"]
+    torch.testing.assert_close(artifact.run(x=x)["output"], Plain()(x), rtol=2e-5, atol=2e-6)
