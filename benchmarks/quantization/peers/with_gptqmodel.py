@@ -1,7 +1,8 @@
-"""Quantize with gptqmodel, in an environment of its own: MODEL IDS OUT BITS GROUP SYMMETRIC.
+"""Quantize with gptqmodel, in an environment of its own: MODEL IDS OUT BITS GROUP SYMMETRIC [plain].
 
 Runs its best closed-form options: the p-norm search for scales, activation order within groups (for one scale per
-output, which it cannot combine with that, plain activation order).
+output, which it cannot combine with that, plain activation order). With `plain`, its defaults, and only the cost is
+told.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from cost import cost
 from gptqmodel import GPTQModel, QuantizeConfig
 from safetensors.torch import load_file, save_file
 
@@ -34,15 +36,19 @@ def weight(tensors: dict[str, torch.Tensor], path: str, bits: int, version: int)
 
 def main() -> None:
     """Quantize, save, read back."""
-    model_path, ids_path, out, bits, group, symmetric = sys.argv[1:]
+    model_path, ids_path, out, bits, group, symmetric, *plain = sys.argv[1:]
     per_channel = int(group) <= 0
     config = QuantizeConfig(
-        bits=int(bits), group_size=-1 if per_channel else int(group), sym=symmetric == "1", mse=2.4,
+        bits=int(bits), group_size=-1 if per_channel else int(group), sym=symmetric == "1", mse=0.0 if plain else 2.4,
         act_group_aware=not per_channel, desc_act=per_channel,
     )  # fmt: skip
     rows = load_file(ids_path)["ids"]
     model = GPTQModel.load(model_path, config, device="cpu", dtype=torch.float32)
-    model.quantize([{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in rows], batch_size=8)
+    batches = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in rows]
+    with cost("gptqmodel"):
+        model.quantize(batches, batch_size=8)
+    if plain:
+        return
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
         tensors = {k: v for file in Path(folder).glob("*.safetensors") for k, v in load_file(file).items()}

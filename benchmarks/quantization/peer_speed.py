@@ -1,0 +1,54 @@
+"""Cost of quantizing a random Llama on one CPU thread: `python -m benchmarks.quantization.peer_speed FOLDER`.
+
+Libraries take turns, each in a process and an environment of its own below FOLDER, with their defaults (4 bits, groups
+of 128, symmetric). Seconds of the process are those to compare on a machine that does other things as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.quantization.environments import PACKAGES, python_of
+from benchmarks.quantization.speed import VOCABULARY, Shape, random_llama
+
+SCRIPTS = Path(__file__).parent / "peers"
+
+
+def run(library: str, folder: Path, scratch: str, timeout: int) -> str:
+    """The line that a library's script tells."""
+    python = Path(sys.executable) if library == "graphwright" else python_of(library, folder)
+    arguments = [f"{scratch}/model", f"{scratch}/ids.safetensors", f"{scratch}/out", "4", "128", "1", "plain"]
+    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2"}
+    command = [python, SCRIPTS / f"with_{library}.py", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("COST ")]
+    return lines[-1] if lines else f"{library} failed: {done.stderr[-2000:]}"
+
+
+def main() -> None:
+    """Print one line for each library and round."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds for one run")
+    given = parser.parse_args()
+    shape = Shape()
+    with tempfile.TemporaryDirectory() as scratch:
+        random_llama(shape, "cpu", torch.float32).save_pretrained(f"{scratch}/model")
+        save_file({"ids": torch.randint(0, VOCABULARY, (shape.samples, shape.length))}, f"{scratch}/ids.safetensors")
+        for _ in range(given.rounds):
+            for library in ("graphwright", *PACKAGES):
+                print(run(library, given.folder, scratch, given.timeout), flush=True)
+
+
+if __name__ == "__main__":
+    main()
