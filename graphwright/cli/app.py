@@ -39,6 +39,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
             "graphwright export ./minilm out/small --target onnx{int8=dynamic}",
             "graphwright export ./llama out/half --target onnx --dtype float16 --task text-generation-with-past",
             "graphwright export ./llama out/openvino --target openvino{weights=u4}",
+            "graphwright export ./minilm out/furiosa --target furiosa{sizes=batch:1/sequence:128}",
             "graphwright export ./minilm out/hpu --target hpu{sizes=batch:8/sequence:128}",
             "graphwright export ./minilm out/eager --target eager",
         ]

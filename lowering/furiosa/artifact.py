@@ -63,6 +63,10 @@ class FuriosaArtifact(Artifact):
         counts = Counter(op_name(node) for node in self.exported.graph.nodes if node.op == "call_function")
         return {"compiler": RELEASE, "ops": dict(sorted(counts.items()))}
 
+    def description(self) -> dict[str, Any]:
+        """Interface and provenance, and the command that finishes the job where the compiler is."""
+        return super().description() | {"command": f"./{COMMAND} furiosa-python", "compiler": RELEASE}
+
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             results = self._module(*(inputs[name] for name in self.input_names))

@@ -45,9 +45,9 @@ class _Padding:
 
     def visit(self, node: Node) -> bool:
         """Pad a linear, or move a cut behind an activation; whether it was a linear."""
-        if is_call(node, *_POINTWISE) and node.args[0] in self.wide:
-            call = self._call(node, node.target, self.wide[node.args[0]], *node.args[1:], **node.kwargs)
-            self._cut(node, call)
+        source = node.args[0] if node.args else None
+        if is_call(node, *_POINTWISE) and isinstance(source, Node) and source in self.wide:
+            self._cut(node, self._call(node, node.target, self.wide[source], *node.args[1:], **node.kwargs))
         if not is_call(node, aten.linear):
             return False
         arguments = bound(node)

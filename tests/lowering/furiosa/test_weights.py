@@ -82,3 +82,18 @@ def test_sizes_that_are_powers_of_two_stay():
     artifact = FuriosaTarget(pad="pow2").lower(gw.capture(model, (torch.randn(2, 16),)))
     (part,) = artifact.parts.values()
     assert part.capability()["ops"] == {"add.Tensor": 1, "mm": 1}
+
+
+def test_a_quantized_model_is_exported(tmp_path):
+    """A Llama whose linears are packed in 4 bits: what is emitted computes what the packed program does."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 96}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50, use_cache=False)).eval()
+    packed = gw.Pipeline("canonicalize,quantize-rtn{bits=4,group_size=32}").run(gw.capture(model)).program
+    assert any(op_name(node) == "graphwright.packed_linear" for node in packed.graph.nodes)
+    artifact = FuriosaTarget(sizes="batch:1/sequence:16").lower(packed)
+    assert compare(packed, artifact).ok
+    done = gw.export(model, tmp_path / "out", "furiosa{sizes=batch:1/sequence:16}", task="text-generation")
+    assert done.ok and next((tmp_path / "out").glob("**/compile.sh")).with_name("graph.pt2").exists()
