@@ -22,12 +22,22 @@ from benchmarks.quantization.speed import VOCABULARY, Shape, random_llama
 SCRIPTS = Path(__file__).parent / "peers"
 
 
+def save_tokenizer(folder: str) -> None:
+    """Write a tokenizer that some libraries want to see."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="2").save_pretrained(folder)
+
+
 def run(library: str, folder: Path, scratch: str, timeout: int) -> str:
     """The line that a library's script tells."""
     python = Path(sys.executable) if library == "graphwright" else python_of(library, folder)
     arguments = [f"{scratch}/model", f"{scratch}/ids.safetensors", f"{scratch}/out", "4", "128", "1", "plain"]
     alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2"}
+    root = str(SCRIPTS.parents[2]) if library == "graphwright" else ""
+    environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2", "PYTHONPATH": root}
     command = [python, SCRIPTS / f"with_{library}.py", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("COST ")]
@@ -44,6 +54,7 @@ def main() -> None:
     shape = Shape()
     with tempfile.TemporaryDirectory() as scratch:
         random_llama(shape, "cpu", torch.float32).save_pretrained(f"{scratch}/model")
+        save_tokenizer(f"{scratch}/model")
         save_file({"ids": torch.randint(0, VOCABULARY, (shape.samples, shape.length))}, f"{scratch}/ids.safetensors")
         for _ in range(given.rounds):
             for library in ("graphwright", *PACKAGES):

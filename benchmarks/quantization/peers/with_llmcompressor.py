@@ -36,7 +36,7 @@ def main() -> None:
         oneshot(
             model=model, dataset=Dataset.from_list(data), recipe=GPTQModifier(ignore=["lm_head"], config_groups=groups),
             max_seq_length=rows.shape[1], num_calibration_samples=len(rows), batch_size=8, pipeline="sequential",
-            tokenizer=None if plain else model_path,
+            tokenizer=model_path,
         )  # fmt: skip
     if plain:
         return
