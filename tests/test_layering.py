@@ -14,6 +14,7 @@ FOREIGN = {
     "passes": TORCH | {"networkx", "neural_compressor", "rich", "triton"},
     "lowering": TORCH
     | {"ai_edge_litert", "flatbuffers"}
+    | {"jax", "jaxlib", "google", "safetensors", "torch_neuronx"}
     | {"onnx", "onnx_ir", "onnxruntime", "onnx_graphsurgeon", "openvino", "numpy", "rich", "triton"},
     "frontends": TORCH | {"transformers", "safetensors", "numpy", "onnx_ir", "onnxruntime"},
 }
@@ -25,6 +26,8 @@ LAYERS = {
 }
 LAZY = {
     "ai_edge_litert",
+    "jax",
+    "jaxlib",
     "neural_compressor",
     "transformers",
     "onnx",
@@ -38,6 +41,7 @@ LAZY = {
 
 # Emitter tables are written in the vendor's terms; `target.py` imports them inside functions, when the target is used.
 EMITTERS = {
+    "lowering/neuron": {"jax", "jaxlib"},
     "lowering/onnx": {"onnx_ir"},
     "lowering/openvino": {"openvino"},
     "lowering/tflite": {"ai_edge_litert"},

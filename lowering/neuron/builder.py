@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from graphwright.lowering.neuron.xla import chlo, hlo, ir
+from graphwright.lowering.neuron.xla import chlo, elements, hlo, ir
 
 Number = Any
 Shape = Sequence[int]
@@ -114,7 +114,7 @@ class Builder:
         """A number, throughout a tensor; integers are kept within 32 bits, floats within what their type holds."""
         kind = self.element(dtype) if isinstance(dtype, torch.dtype) else dtype
         if isinstance(kind, ir.IntegerType):
-            attribute = ir.IntegerAttr.get(kind, max(INT32.min, min(INT32.max, int(value))))
+            attribute: Any = ir.IntegerAttr.get(kind, max(INT32.min, min(INT32.max, int(value))))
         else:
             attribute = ir.FloatAttr.get(kind, float(value))
         return hlo.constant(ir.DenseElementsAttr.get_splat(self.type(shape, kind), attribute))
@@ -127,8 +127,8 @@ class Builder:
             tensor = tensor.clamp(INT32.min, INT32.max).int()
         if tensor.dtype in HALF:
             octets = tensor.view(torch.int16).numpy()
-            return hlo.constant(ir.DenseElementsAttr.get(octets, type=kind, shape=list(tensor.shape)))
-        return hlo.constant(ir.DenseElementsAttr.get(tensor.numpy(), type=kind, shape=list(tensor.shape)))
+            return hlo.constant(elements(octets, type=kind, shape=list(tensor.shape)))
+        return hlo.constant(elements(tensor.numpy(), type=kind, shape=list(tensor.shape)))
 
     # ---- conversions -------------------------------------------------------------------------
 

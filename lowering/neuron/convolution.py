@@ -12,7 +12,7 @@ from graphwright.ir.node import bound
 from graphwright.lowering.neuron.builder import Builder, Out, Value, element, longs, sizes
 from graphwright.lowering.neuron.matmul import rounded
 from graphwright.lowering.neuron.table import register
-from graphwright.lowering.neuron.xla import hlo, ir
+from graphwright.lowering.neuron.xla import elements, hlo
 from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
@@ -56,7 +56,7 @@ def _convolved(
     return hlo.convolution(
         b.type(shape, kind), left, b.convert(right, element(left)), dimension_numbers=numbers,
         feature_group_count=groups, batch_group_count=1, window_strides=longs(stride),
-        padding=ir.DenseElementsAttr.get(np.array(padding, np.int64)), lhs_dilation=longs(inner),
+        padding=elements(np.array(padding, np.int64)), lhs_dilation=longs(inner),
         rhs_dilation=longs(spread),
     )  # fmt: skip
 

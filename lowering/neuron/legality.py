@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from graphwright.ir.node import bound, shape_of, value_of
+from graphwright.ir.program import Program
+from graphwright.lowering.fold import constant_nodes, evaluate
 from graphwright.lowering.neuron.builder import INT32
 from graphwright.lowering.support import Support
 
@@ -24,6 +26,7 @@ DEVICES = (*FIRST, *LATER)
 _COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 _FNUZ = (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 _LIMIT = 4 * 2**30
+_NOTE = "graphwright.highest"
 _PRODUCTS = (
     aten.linear, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.mv, aten.dot, aten.einsum,
 )  # fmt: skip
@@ -147,7 +150,7 @@ def _constants(node: Node) -> Iterator[tuple[str, str, str]]:
 
 
 def _out_of_bounds(node: Node) -> Iterator[tuple[str, str, str]]:
-    """Positions `0, 1, 2, ...` beyond a table, such as more tokens than a model has positions."""
+    """Known positions beyond a table, such as more tokens than a model has positions."""
     if node.target is not aten.embedding.default:
         return
     indices, rows = bound(node)["indices"], (shape_of(bound(node)["weight"]) or (0,))[0]
@@ -156,16 +159,20 @@ def _out_of_bounds(node: Node) -> Iterator[tuple[str, str, str]]:
         yield "NCC_EVRF056", f"position {highest} of a table with {rows} rows", "use a shorter sequence"
 
 
+def note_positions(program: Program) -> None:
+    """Note the largest entry of integers that are known before the model runs, for the rules to see."""
+    known = constant_nodes(program)
+    for node in program.graph.nodes:
+        value = value_of(node)
+        if not isinstance(value, torch.Tensor) or value.dtype not in (torch.int64, torch.int32) or not value.numel():
+            continue
+        if node.op == "get_attr" or node in known:
+            node.meta[_NOTE] = int(evaluate(program, node).max())
+
+
 def _highest(node: Node) -> int | None:
-    """The largest entry of positions made by `arange`, None where it is not known."""
-    relabels: tuple[Callable[..., Any], ...] = (
-        aten.unsqueeze.default, aten.view.default, aten.reshape.default, aten.expand.default, aten.slice.Tensor,
-        aten._to_copy.default, aten.to.dtype,
-    )  # fmt: skip
-    length = 0
-    while node.target in relabels:
+    """The largest entry of positions, None where it is not known."""
+    relabels = (aten.unsqueeze.default, aten.view.default, aten.reshape.default, aten.expand.default)
+    while _NOTE not in node.meta and node.target in relabels:
         node = bound(node)["self"]
-    arguments = bound(node) if node.op == "call_function" else {}
-    if node.target in (aten.arange.default, aten.arange.start):
-        length = arguments["end"]
-    return length - 1 if isinstance(length, int) and length else None
+    return node.meta.get(_NOTE)

@@ -69,7 +69,7 @@ class _Emitter(CallEmitter):
             module.operation.attributes["sym_name"] = ir.StringAttr.get(self.program.name)
             stored = self._stored()
             with ir.InsertionPoint(module.body):
-                function = func.FuncOp("main", ir.FunctionType.get(self._types(stored), []))
+                function: Any = func.FuncOp("main", ir.FunctionType.get(self._types(stored), []))
             block = function.add_entry_block()
             self._bind(list(block.arguments), stored)
             with ir.InsertionPoint(block):

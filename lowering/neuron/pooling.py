@@ -93,7 +93,11 @@ def _units(
     lead = [1] * (2 - len(kernel))  # a row is an image of height 1
     ones = torch.ones([1, 1, *lead, *shape], dtype=torch.float64)
     pool = torch.nn.functional.avg_pool3d if len(kernel) == 3 else torch.nn.functional.avg_pool2d
-    window = {"kernel_size": [*lead, *kernel], "stride": [*lead, *stride], "padding": [*[0 for _ in lead], *pads]}
+    window: dict[str, Any] = {
+        "kernel_size": [*lead, *kernel],
+        "stride": [*lead, *stride],
+        "padding": [*[0 for _ in lead], *pads],
+    }
     means = pool(ones, **window, ceil_mode=ceil_mode, count_include_pad=count_include_pad)
     sums = pool(ones, **window, ceil_mode=ceil_mode, divisor_override=1)
     unit = (means / sums)[0, 0].float()

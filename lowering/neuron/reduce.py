@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphwright.lowering.neuron.builder import Builder, Out, Shape, element, is_float, longs, sizes
-from graphwright.lowering.neuron.xla import hlo, ir
+from graphwright.lowering.neuron.xla import elements, hlo, ir
 
 _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "sum": hlo.add, "prod": hlo.multiply, "max": hlo.maximum, "min": hlo.minimum, "all": hlo.and_, "any": hlo.or_,
@@ -80,7 +80,7 @@ def windows(
     step, low, high = list(step or one), list(low or none), list(high or none)
     padded = [n + before + after for n, before, after in zip(shape, low, high, strict=True)]
     result = [(n - width) // s + 1 for n, width, s in zip(padded, size, step, strict=True)]
-    padding = ir.DenseElementsAttr.get(np.array(list(zip(low, high, strict=True)), np.int64))
+    padding = elements(np.array(list(zip(low, high, strict=True)), np.int64))
     found = hlo.ReduceWindowOp(
         [b.type(result, dtype)], [out], [neutral(b, kind, dtype)], longs(size), window_strides=longs(step),
         base_dilations=longs(one), window_dilations=longs(one), padding=padding,

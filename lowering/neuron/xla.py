@@ -6,7 +6,7 @@ Most of it is private to jax, so jax is pinned, and no other module imports it.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,11 @@ from jax._src.interpreters import mlir
 from jax._src.lib import _jax
 from jax._src.lib.mlir import ir, passmanager
 from jax._src.lib.mlir.dialects import chlo, func, hlo
+from jaxlib import _hlo  # type: ignore[attr-defined]
 
 __all__ = [
-    "Executable", "chlo", "func", "hlo", "hlo_proto", "hlo_text", "ir", "legalize", "make_context", "parse",
-    "with_locations",
+    "Executable", "chlo", "elements", "from_hlo", "func", "hlo", "hlo_proto", "ir", "legalize", "make_context", "parse",
+    "tensor_of", "with_locations",
 ]  # fmt: skip
 
 _LEGALIZE = "builtin.module(func.func(chlo-legalize-to-stablehlo),canonicalize,cse)"
@@ -44,6 +45,12 @@ def legalize(module: Any) -> None:
     module.operation.verify()
 
 
+def elements(array: np.ndarray, **options: Any) -> Any:
+    """An array as an attribute; `type` is the element type and `shape` the shape where they are not the array's."""
+    get: Any = ir.DenseElementsAttr.get  # annotated for objects with a buffer, which numpy's arrays do not say they are
+    return get(array, **options)
+
+
 def parse(data: bytes | str) -> tuple[Any, Any]:
     """A context, and the module that its text or bytecode stands for."""
     context = make_context()
@@ -63,9 +70,11 @@ def hlo_proto(bytecode: bytes) -> bytes:
     return _computation(bytecode).as_serialized_hlo_module_proto()
 
 
-def hlo_text(bytecode: bytes) -> str:
-    """HLO as text."""
-    return _computation(bytecode).as_hlo_text()
+def from_hlo(proto: bytes) -> bytes:
+    """The module, as MLIR bytecode, that a serialized `HloModuleProto` stands for."""
+    context, module = parse(_jax.mlir.xla_computation_to_mlir_module(_hlo.XlaComputation(proto)))
+    with context:
+        return with_locations(module)
 
 
 def _computation(bytecode: bytes) -> Any:
@@ -120,10 +129,3 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
-
-
-def memory(bytecode: bytes) -> Mapping[str, int]:
-    """Bytes that an executable of the module takes: of arguments, outputs, those shared by both, and temporaries."""
-    stats = Executable(bytecode, [])._compiled.get_compiled_memory_stats()
-    names = ("argument_size_in_bytes", "output_size_in_bytes", "alias_size_in_bytes", "temp_size_in_bytes")
-    return {name.removesuffix("_size_in_bytes"): int(getattr(stats, name)) for name in names}
