@@ -26,6 +26,7 @@ def attention(
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     mask = _causal(b, query.shape[-2], key.shape[-2]) if is_causal else attn_mask
     added = None if mask is None else _added(b, mask, query.dtype)
+    key, value = _unrepeated(b, key, value)
     if b.composites and query.rank == 4:
         made = _composite(b, query, key, value, added, factor)
     else:
@@ -34,6 +35,27 @@ def attention(
         return made
     some = b.reduce("REDUCE_ANY", mask, [mask.rank - 1], True)  # a query without any key gets zeros
     return b.binary("MUL", made, b.cast(some, query.dtype))
+
+
+def _unrepeated(b: Builder, key: Value, value: Value) -> tuple[Value, Value]:
+    """Keys and values before each head was repeated for the query heads that read it."""
+    sources = [_before_repetition(b, part) for part in (key, value)]
+    if sources[0] is None or sources[1] is None or sources[0].shape[1] != sources[1].shape[1]:
+        return key, value
+    return sources[0], sources[1]
+
+
+def _before_repetition(b: Builder, part: Value) -> Value | None:
+    """`x` of `x[:, :, None].expand(..., n, ...).reshape(...)`, None if a value is something else."""
+    reshape = b.producers.get(part)
+    wide = reshape.inputs[0] if reshape is not None and reshape.code == "RESHAPE" else None
+    expand = None if wide is None else b.producers.get(wide)
+    source = expand.inputs[0] if expand is not None and expand.code == "BROADCAST_TO" else None
+    if part.rank != 4 or wide is None or source is None or wide.rank != 5:
+        return None
+    batch, heads, times, length, width = wide.shape
+    repeated = source.shape == (batch, heads, 1, length, width) and part.shape == (batch, heads * times, length, width)
+    return b.reshape(source, [batch, heads, length, width]) if repeated else None
 
 
 def _composite(b: Builder, query: Value, key: Value, value: Value, mask: Value | None, factor: float) -> Value:
@@ -76,11 +98,10 @@ def _stacked(b: Builder, mask: Value, heads: int, groups: int, rows: int) -> Val
         return b.reshape(wide, [batch, heads // groups, groups * rows, keys])
     if mask.shape[2] == 1:
         return mask
-    return b.op("TILE", [mask, b.const([1, 1, groups, 1])], _tiled(mask, groups), mask.dtype)
-
-
-def _tiled(mask: Value, groups: int) -> list[int]:
-    return [*mask.shape[:2], groups * mask.shape[2], mask.shape[3]]
+    if mask.data is not None:
+        return b.const(np.tile(mask.data, (1, 1, groups, 1)), mask.dtype)
+    batch, _, _, keys = mask.shape
+    return b.op("TILE", [mask, b.const([1, 1, groups, 1])], [batch, 1, groups * rows, keys], mask.dtype)
 
 
 def attended(b: Builder, query: Value, key: Value, value: Value, mask: Value | None) -> Value:

@@ -15,8 +15,15 @@ aten = torch.ops.aten
 
 
 def fully_connected(b: Builder, input: Value, weight: Value, bias: Value | None) -> Value:
-    """`input @ weight.T + bias`; the weight is a constant [out, in]."""
+    """`input @ weight.T + bias`; the weight is a constant [out, in].
+
+    What only merged dimensions before the last is undone: the product takes any rank, and a reshape is a copy.
+    """
     shape = [*input.shape[:-1], weight.shape[0]]
+    producer = b.producers.get(input)
+    source = producer.inputs[0] if producer is not None and producer.code == "RESHAPE" else None
+    if source is not None and source.rank > 1 and source.shape[-1] == input.shape[-1]:
+        return b.reshape(fully_connected(b, source, weight, bias), shape)
     return b.op("FULLY_CONNECTED", [input, weight, bias], shape, input.dtype, keepNumDims=True)
 
 

@@ -23,6 +23,9 @@ MIXES_NEIGHBOURS = ("convbert",)
 NOT_CAPTURED = ("deberta",)
 """A size that the model reads from a tensor cannot be fixed."""
 
+LOOSE = {"t5": 1e-4}
+"""Its scores are not scaled, and hundreds here: a rounding of them is multiplied by the exponential."""
+
 REST = sorted({*FORMER, *MORE} - {*FAST, *MIXES_NEIGHBOURS, *NOT_CAPTURED})
 
 
@@ -40,7 +43,7 @@ def check(name: str, options: str = "") -> None:
     sizes = sizes_of(program)
     text = ",".join(part for part in (f"sizes={sizes}" if sizes else "", options) if part)
     artifact = gw.target(f"tflite{{{text}}}" if text else "tflite").lower(program)
-    assert gw.compare(model, artifact).ok
+    assert gw.compare(model, artifact, rtol=LOOSE.get(name)).ok
 
 
 @pytest.mark.parametrize("name", FAST)
