@@ -4,7 +4,7 @@
 |---|---|
 | 1 | our Triton kernel for a row, alone or together with what is around it |
 | to 64 | our Triton kernel: codes are unpacked in registers, sums in float32 |
-| to 256 | the same with tiles of 256 rows |
+| to 256 | the same with larger tiles |
 | more | our Triton kernel dequantizes, then one product |
 
 The first call of each form is compared with the reference; what differs, or does not run here, is left out with one
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,12 +22,12 @@ from torch import Tensor
 
 from graphwright.ir.packed import PackedWeight, packed_linear
 from graphwright.lowering.eager.kernels.gemv import reference
+from graphwright.lowering.eager.packed.blocks import BLOCK, Blocks, blocks
 from graphwright.lowering.eager.packed.kept import Kept
-from graphwright.lowering.eager.packed.layout import int4, int4_size
+from graphwright.lowering.eager.packed.layout import int4_size
 
 logger = logging.getLogger("graphwright")
 
-BLOCK = 128
 _MOST_TILES = 1 << 16
 _TOLERANCE = 2e-2  # of the largest element: scales are rounded to the dtype of the product
 _REFUSED: set[str] = set()
@@ -165,7 +164,7 @@ class CudaPackedGemv:
         def together() -> Tensor:
             from graphwright.lowering.eager.kernels.packed_linear_gemv_triton import launch
 
-            stored = [call.blocks(x, *tensors) for call, *tensors in parts]
+            stored = [call.blocks(x, weight, scale, zero) for call, weight, scale, zero in parts]
             columns = ([getattr(item, name) for item in stored] for name in ("codes", "scales", "zeros"))
             return launch(x.contiguous(), *columns, biases, stored[0].group_size, **options)
 
@@ -199,41 +198,3 @@ def tile_sizes(rows: int, outputs: int, inputs: int) -> dict[str, Any]:
         return {**tiles, "split": 2, "warps": 8} if wide else {**tiles, "split": 4, "warps": 4}
     split = 4 if wide else 8 if inputs >= 8192 else 4
     return {"rows": 64, "columns": 16, "split": split if inputs >= 2048 else 1, "late": True, "warps": 4}
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """A weight as the Triton kernels read it; see `packed_linear_triton`.
-
-    Args:
-        codes: [N, K / 2], uint8.
-        scales: [G, N], in the dtype of the product.
-        zeros: [G, N], plus 128 or 1024; None for 8.
-        group_size: 32, 64, 128 or 256.
-        order: [K], the column of the input at each place; None where columns stay.
-    """
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    group_size: int
-    order: Tensor | None
-
-
-def blocks_of(codes: Tensor) -> Tensor:
-    """[N, K / 2]: the codes in the order of `packed_linear_triton`."""
-    nibbles = codes.reshape(len(codes), -1, 2, 4, 2, 4, 2).permute(0, 1, 5, 3, 6, 2, 4).reshape(len(codes), -1, 2)
-    return (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).contiguous()
-
-
-def blocks(packed: PackedWeight, dtype: torch.dtype) -> Blocks:
-    """A packed weight as the Triton kernels read it; `int4_size` must not be None."""
-    from graphwright.lowering.eager.kernels.packed_linear_triton import MAGIC
-
-    weight = int4(packed)
-    zeros = None
-    if packed.zeros is not None or packed.bits != 4:
-        middle = 8 - weight.offsets / weight.scales.where(weight.scales != 0, 1)
-        zeros = (middle.round() + MAGIC[dtype]).to(dtype).t().contiguous()
-    scales = weight.scales.to(dtype).t().contiguous()
-    return Blocks(blocks_of(weight.codes), scales, zeros, weight.group_size, weight.order)

@@ -9,7 +9,8 @@ import torch
 
 from graphwright.ir.packed import pack_codes, packed_linear
 from graphwright.lowering.eager.packed import cuda
-from graphwright.lowering.eager.packed.cuda import CudaPackedCall, blocks_of
+from graphwright.lowering.eager.packed.blocks import blocks_of
+from graphwright.lowering.eager.packed.cuda import CudaPackedCall
 
 
 def weight(bits, group_size, asymmetric=False, scattered=False, outputs=96, inputs=512, device="cpu"):
