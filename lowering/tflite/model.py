@@ -15,6 +15,7 @@ from graphwright.lowering.tflite.builder import Builder, array_of, type_name
 from graphwright.lowering.tflite.fuse import fuse
 from graphwright.lowering.tflite.graph import Graph, Value
 from graphwright.lowering.tflite.simplify import simplify
+from graphwright.lowering.tflite.split import split_products
 from graphwright.lowering.tflite.table import TABLE
 
 
@@ -51,6 +52,7 @@ class _Emitter(CallEmitter):
         for port in self.interface.outputs:
             graph.outputs[port.name] = self._output(self.program.results[port.leaf], port.name)
         graph.prune()
+        split_products(graph)
         simplify(graph)
         fuse(graph)
         return graph
