@@ -41,6 +41,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
             "graphwright export ./llama out/openvino --target openvino{weights=u4}",
             "graphwright export ./minilm out/furiosa --target furiosa{sizes=batch:1/sequence:128}",
             "graphwright export ./minilm out/hpu --target hpu{sizes=batch:8/sequence:128}",
+            "graphwright export ./minilm out/tflite --target tflite{sizes=batch:1/sequence:64+128,weights=i8}",
             "graphwright export ./minilm out/eager --target eager",
         ]
     ),
