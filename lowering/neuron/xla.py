@@ -125,7 +125,5 @@ def tensor_of(buffer: Any) -> torch.Tensor:
 def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.view(torch.int16).numpy().view(jax.dtypes.bfloat16)
     return tensor.numpy()
