@@ -143,7 +143,7 @@ def _optimized_class(model: nn.Module, dispatcher: Dispatcher) -> type:
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if prefilling.get() and not args:
-            return self._graphwright_engine.prefill(self, kwargs)  # type: ignore[operator]
+            return self._graphwright_engine.prefill(self, kwargs)  # type: ignore[union-attr, operator]
         serve = getattr(kwargs.get("past_key_values"), "graphwright_serve", None)
         return dispatcher(self, args, kwargs) if serve is None else serve(self, kwargs)
 

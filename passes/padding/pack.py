@@ -61,7 +61,8 @@ class Packer:
         """The same call on packed operands."""
         args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda operand: self._operand(operand, node))
         if is_call(node, *SIZED) and isinstance(args[1], (list, tuple)):
-            sizes = list(args[1])
+            known = shape_of(node) or ()  # a size of -1 cannot be inferred beside a number of tokens that is not known
+            sizes = [size if isinstance(size, int) else given for size, given in zip(known, args[1], strict=True)]
             batch_axis, token_axis = self.region.rows[node]
             sizes[batch_axis], sizes[token_axis] = 1, self.count
             args = (args[0], sizes, *args[2:])

@@ -262,3 +262,14 @@ def test_an_optimized_model_leaves_padding_out(grad):
     real = inputs["attention_mask"] == 1
     torch.testing.assert_close(result[real], expected[real], rtol=1e-4, atol=1e-5)
     assert not result[~real].any()
+
+
+def test_merged_projections_are_packed():
+    """Parts of a merged projection are strided, and how many tokens there are is not known."""
+    model, program = _captured("bert")
+    pipeline = "encoder-fastpath{merge=always},remove-padding{least=0.0}"
+    packed = gw.Pipeline(pipeline).run(program, validate=False).program
+    assert _counts(packed) == 2
+    assert sum(is_call(node, torch.ops.aten.linear) for node in packed.graph.nodes) == 8
+    for kind in ("right", "scattered"):
+        _check(model, packed, kind, 4, 9)

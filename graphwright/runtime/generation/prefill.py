@@ -59,7 +59,7 @@ def is_empty(cache: Any) -> bool:
 
     if type(cache) is not DynamicCache or cache.offloading or cache.get_seq_length():
         return False
-    kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
+    kinds: set[Any] = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
     return kinds == {DynamicLayer}
 
 
