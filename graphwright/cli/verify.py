@@ -32,11 +32,12 @@ def verify(
     import graphwright
     from graphwright.lowering.artifact import read_manifest
 
-    original = load_model(model, task)
+    manifest = {} if artifact is None else read_manifest(artifact)
+    original = load_model(model, task or manifest.get("task") or None)
     candidate: Any
     if artifact is None:
         candidate = run_pipeline(capture_model(original, inputs, task, static), pipeline, numerics=True).program
-    elif "parts" in read_manifest(artifact):
+    elif "parts" in manifest:
         _finish_parts(original, artifact, as_json)
     else:
         candidate = graphwright.load_artifact(artifact)

@@ -34,3 +34,18 @@ def test_dry_run_writes_nothing(run, bert_folder, tmp_path):
     status, found, _ = run("export", bert_folder, "--dry-run", "--json")
     assert status == 0 and found["supported"] and found["calls"] > 50
     assert not list(tmp_path.iterdir())
+
+
+def test_generation_options(run, tmp_path):
+    """The dialect and the last logits of a decoder; `verify` takes the task from the folder."""
+    import transformers
+
+    config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30, bos_token_id=1, eos_token_id=2)
+    transformers.GPT2LMHeadModel(config).eval().save_pretrained(tmp_path / "model")
+    options = ("--task", "text-generation-with-past", "--dialect", "ort", "--last-logits")
+    status, found, _ = run("export", tmp_path / "model", tmp_path / "out", *options, "--json")
+    assert status == 0 and found["target"] == "onnx{dialect=ort}"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["details"]["last logits"] and manifest["parts"]["model"]["in_place"]
+    status, found, _ = run("verify", tmp_path / "model", tmp_path / "out", "--json")
+    assert status == 0 and found["ok"]

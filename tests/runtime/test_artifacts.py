@@ -155,6 +155,24 @@ def test_outputs_are_bound_to_memory(tmp_path):
     assert torch.equal(memory, expected) and expected.any()
 
 
+def test_sentence_embeddings(tmp_path):
+    """Pooling and normalisation are in the file; a mask that is not given is all ones."""
+    import transformers
+
+    from graphwright.frontends.sentences import SentenceEmbedder
+
+    config = transformers.BertConfig(**CONFIGS["BertForSequenceClassification"])
+    embedder = SentenceEmbedder(transformers.BertModel(config).eval(), ("mean",)).eval()
+    gw.export(embedder, tmp_path / "out", task="sentence-similarity")
+    loaded = gw.load_artifact(tmp_path / "out")
+    assert isinstance(loaded, transformers.BertModel)
+    ids = prompt("Bert")["input_ids"]
+    found, expected = loaded(input_ids=ids), embedder(ids, torch.ones_like(ids))
+    for name in ("token_embeddings", "sentence_embedding"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["sentence_embedding"].norm(dim=-1), torch.ones(3))
+
+
 def test_edits_run_last_and_are_verified(tmp_path):
     """Passes on onnx-graphsurgeon's graph: shown as a diff, compared with the model, refused where they are wrong."""
     pytest.importorskip("onnx_graphsurgeon")

@@ -245,7 +245,11 @@ def _task(model: Any, task: str | None) -> str:
 
 @torch.no_grad()
 def _save_config(model: Any, folder: Path, target: str) -> None:
-    """`config.json` and `generation_config.json`, which loaders find the class and settings in, and the tokenizer."""
+    """`config.json` and `generation_config.json`, which loaders find the class and settings in, and the tokenizer.
+
+    For sentence embeddings, those of the transformers model inside.
+    """
+    model = model.transformer if _is_embedder(model) else model
     if not is_pretrained(model):
         return
     config = type(model.config).from_dict(model.config.to_dict())
