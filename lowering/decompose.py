@@ -59,7 +59,8 @@ def _traced(node: Node, rules: Rules) -> GraphModule | None:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: by_node[n])
         return target(*args, **kwargs)
 
-    fakes = [value_of(n) for n in inputs]
+    # Tracing tells its inputs apart by identity, and two nodes may share one fake value.
+    fakes = [value.detach() if isinstance(value, FakeTensor) else value for value in map(value_of, inputs)]
     mode = next((leaf.fake_mode for leaf in pytree.tree_leaves(fakes) if isinstance(leaf, FakeTensor)), None)
     if mode is None:
         return None
