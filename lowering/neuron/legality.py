@@ -72,9 +72,10 @@ class Rules:
         if packet in _SCATTERS:
             yield from self._scatter(node, packet)
         if packet in (aten.sort, aten.argsort) or (packet is aten.topk and bound(node)["k"] > UNROLLED):
-            if self.is_later:
+            few = comparisons(value_of(bound(node)["self"]), bound(node)["dim"]) <= RANKED
+            if self.is_later and not few:
                 yield "NCC_EVRF029", f"a sort on {self.device}", f"take the {UNROLLED} largest entries, or sort outside"
-            elif packet is aten.topk and _is_integer(node):
+            elif packet is aten.topk and _is_integer(node) and not few:
                 yield "NCC_EVRF013", "the largest entries of integers", "cast them to float32"
 
     def _types(self, node: Node) -> Iterator[tuple[str, str, str]]:
@@ -94,12 +95,19 @@ class Rules:
         adds = packet in _ADDING or bool(bound(node).get("accumulate"))
         if adds:
             yield "NCC_EVRF016", "integers or booleans that are scattered and added", "cast them to float32"
-        elif self.is_later:
-            yield "NCC_EVRF060", f"integers that are scattered on {self.device}", "cast them to float32"
 
 
 UNROLLED = 16
 """Number of largest entries up to which they are found one after another, without a sort."""
+
+
+RANKED = 1 << 24
+"""Number of comparisons up to which elements are put in order by comparing each with each, without a sort."""
+
+
+def comparisons(fake: torch.Tensor, dim: int) -> int:
+    """How many pairs there are of elements that differ in one dimension only."""
+    return fake.numel() * int(fake.shape[dim]) if fake.dim() else 1
 
 
 def _tensors(node: Node) -> list[torch.Tensor]:

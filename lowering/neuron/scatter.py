@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from graphwright.ir.node import bound, is_call, shape_of
 from graphwright.lowering.checks import integer_indices
-from graphwright.lowering.neuron.builder import Builder, Number, Out, Value, element, sizes
+from graphwright.lowering.neuron.builder import Builder, Number, Out, Value, element, is_float, sizes
 from graphwright.lowering.neuron.indexing import coordinates, from_end, order, stacked
 from graphwright.lowering.neuron.reduce import body
 from graphwright.lowering.neuron.slicing import entry
@@ -36,10 +36,25 @@ def scattered(b: Builder, out: Out, positions: Out, updates: Out, dims: list[int
         input_batching_dims=[], scatter_indices_batching_dims=[], scattered_dims_to_operand_dims=dims,
         index_vector_dim=lead,
     )  # fmt: skip
+    if not is_float(out) and not adds:
+        return _in_halves(b, out, positions, updates, dims)
     kind = element(out)
     made = hlo.ScatterOp([out.type], [out], positions, [b.convert(updates, kind)], numbers)
     body(made.regions[0], [kind, kind], lambda old, new: [hlo.add(old, new) if adds else new])
     return made.results[0]
+
+
+def _in_halves(b: Builder, out: Out, positions: Out, updates: Out, dims: list[int]) -> Out:
+    """Integers written as two floats each, 16 bits in one: devices write no integers, and floats hold 24 bits."""
+    kind = element(out)
+    found = []
+    for shift in (16, 0):
+        parts = (b.cast(part, torch.int32) for part in (out, b.convert(updates, kind)))
+        halves = (hlo.and_(hlo.shift_right_logical(p, b.like(shift, p)), b.like(0xFFFF, p)) for p in parts)
+        old, new = (b.cast(half, torch.float32) for half in halves)
+        found.append(b.cast(scattered(b, old, positions, new, dims), torch.int32))
+    high, low = found
+    return b.convert(hlo.or_(hlo.shift_left(high, b.like(16, high)), low), kind)
 
 
 def _by_element(b: Builder, self: Value, dim: int, index: Value, updates: Out, adds: bool) -> Out:

@@ -111,7 +111,9 @@ class NeuronTarget(StaticTarget):
         """Whether the compiler takes a call, there is an emitter for it, and it can express the arguments."""
         table = _table()
         from graphwright.lowering.neuron.legality import Rules
+        from graphwright.lowering.neuron.table import meet
 
+        meet(node)
         answer = Rules(self.device).judge(node)
         return emittable(table, node, lambda size: "") if answer.ok else answer
 
