@@ -28,16 +28,17 @@ _version = attrgetter("_version")
 
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1}  # of the largest element: both sides round at every op
 _MAX_GRAPHS = 64
+_MAX_SIZES = 4096
 _SHARE = 8  # `auto` keeps no more than an eighth of the GPU's memory for recordings
 
 
 class CudaFunction:
     """A flat function on a GPU, for inference.
 
-    A call of new sizes is compared with the plain function; the second one like it is recorded, and compared again. If
-    it cannot be recorded or computes something else, the plain function serves from then on, with one logged sentence.
-    Calls that record gradients, or whose tensors are elsewhere, go to the plain function as well. All recordings
-    share their memory.
+    The plain function serves a call of new sizes, the second one like it is compared with it, and the third is
+    recorded and compared again. If it cannot be recorded or computes something else, the plain function serves from
+    then on, with one logged sentence. Calls that record gradients, or whose tensors are elsewhere, go to the plain
+    function as well. All recordings share their memory.
 
     Args:
         program: The program.
@@ -55,6 +56,7 @@ class CudaFunction:
         self._body = Body(program, expressions)
         self._function: Flat | None = None
         self._graphs: OrderedDict[Any, Replay | None] = OrderedDict()
+        self._met: set[Any] = set()
         self._seen: set[Any] = set()
         self._folded: Sequence[Tensor] = ()
         self._all_weights = (*self._body.function.weights, *self._weights.weights)
@@ -72,7 +74,12 @@ class CudaFunction:
         sizes = _sizes(inputs)
         with self._lock:
             self._follow()
-            return self._serve(inputs, sizes) if sizes in self._seen else self._learn(inputs, sizes)
+            if sizes in self._seen:
+                return self._serve(inputs, sizes)
+            if sizes in self._met:
+                return self._learn(inputs, sizes)
+        self._meet(sizes)
+        return self.plain(inputs)
 
     def ahead(self, inputs: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat results of a call that is recorded, None for any other; nothing but the results remains of it."""
@@ -103,6 +110,12 @@ class CudaFunction:
             if self._stream is not None:
                 stream.wait_stream(self._stream)
             self._stream = stream
+
+    def _meet(self, sizes: Any) -> None:
+        """Remember sizes; a cache that grows comes with other ones at every call."""
+        if len(self._met) >= _MAX_SIZES:
+            self._met.clear()
+        self._met.add(sizes)
 
     def _learn(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
         expected = self.plain(inputs)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers as tf
 
 import graphwright as gw
 from graphwright.ir.node import is_call
+from graphwright.lowering.eager import cuda
 from graphwright.lowering.eager.cuda import only_gpu
 from graphwright.lowering.eager.flat import flat_function, weight_function
-from graphwright.lowering.eager.folding import weight_expressions
+from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
 from graphwright.lowering.eager.kernels.place import place_kernels
 from graphwright.lowering.eager.packed_body import Body
 
@@ -73,6 +76,66 @@ def test_programs_that_are_recorded():
     artifact = gw.target("eager").lower(program)
     with torch.no_grad():
         assert artifact.ahead([torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)]) is None
+
+
+class Played:
+    """Stands for a recording: computes anew."""
+
+    def __init__(self, function, inputs, pool):
+        self.function = function
+
+    def __call__(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """A program on packed tokens whose calls are recorded without a GPU."""
+    monkeypatch.setattr(cuda, "Replay", Played)
+    monkeypatch.setattr(cuda, "_reserved", lambda: 0)
+    monkeypatch.setattr(cuda.CudaFunction, "_serves", lambda self, inputs: not self._failed)
+    monkeypatch.setattr(cuda.CudaFunction, "_follow", lambda self: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30))
+    program = place_kernels(_program(_model("bert", 4).double()), device="cpu", dtypes=[torch.float64])
+    return cuda.CudaFunction(program, FoldedFunction(program, "all"), "graphs")
+
+
+def test_calls_are_recorded_when_they_come_a_third_time(recorder):
+    inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
+    expected = recorder.plain(inputs)
+    with torch.no_grad():
+        for count in range(4):
+            assert (recorder.ahead(inputs) is not None) == (count == 3)
+            torch.testing.assert_close(recorder(inputs)[0], expected[0], rtol=0, atol=1e-11)
+        other = [inputs[0], _mask(16, 29) * (torch.arange(29) < 9)]  # of the same sizes, with fewer tokens
+        assert recorder.ahead(other) is None
+        torch.testing.assert_close(recorder(other)[0], recorder.plain(other)[0], rtol=0, atol=1e-11)
+        recorder(other)
+        assert recorder.ahead(other) is not None and len(recorder._graphs) == 2
+
+
+def test_recordings_end_with_the_weights_they_were_made_of(recorder):
+    inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
+    with torch.no_grad():
+        for _ in range(3):
+            recorder(inputs)
+        recorder.plain.program.state["encoder.layer.0.output.dense.weight"].mul_(2)
+        assert recorder.ahead(inputs) is None
+        torch.testing.assert_close(recorder(inputs)[0], recorder.plain(inputs)[0], rtol=0, atol=1e-11)
+
+
+def test_a_program_that_computes_something_else_when_replayed_is_not_recorded(recorder, monkeypatch, caplog):
+    monkeypatch.setattr(
+        Played,
+        "__call__",
+        lambda self, inputs: [torch.zeros_like(x) if i == 0 else x for i, x in enumerate(self.function(inputs))],
+    )
+    inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(recorder(inputs)[0], recorder.plain(inputs)[0], rtol=0, atol=1e-11)
+    assert recorder._failed and "runs without CUDA graphs" in caplog.text
 
 
 def _compared(artifact, model, kind, rows, length):
