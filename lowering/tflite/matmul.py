@@ -22,7 +22,7 @@ def fully_connected(b: Builder, input: Value, weight: Value, bias: Value | None)
     shape = [*input.shape[:-1], weight.shape[0]]
     producer = b.producers.get(input)
     source = producer.inputs[0] if producer is not None and producer.code == "RESHAPE" else None
-    if source is not None and source.rank > 1 and source.shape[-1] == input.shape[-1]:
+    if source is not None and source.rank > input.rank and source.shape[-1] == input.shape[-1]:
         return b.reshape(fully_connected(b, source, weight, bias), shape)
     return b.op("FULLY_CONNECTED", [input, weight, bias], shape, input.dtype, keepNumDims=True)
 

@@ -35,7 +35,7 @@ class _Folding:
     def _folded(self, operator: Operator) -> bool:
         if operator.code == "MUL":
             return self._scale_result(operator) or self._scale_inputs(operator, None)
-        return operator.code == "ADD" and self._shift_inputs(operator)
+        return operator.code == "ADD" and (self._shift_inputs(operator) or self._shift_onwards(operator))
 
     def _is_plain(self, operator: Operator) -> bool:
         """Whether an operator is a product with a float constant that nobody else reads."""
@@ -101,21 +101,58 @@ class _Folding:
             _absorb(reader, source, factor, offset)
         return True
 
+    def _shift_onwards(self, shift: Operator) -> bool:
+        """`x + t` that products and sums with a product read: `t` goes into the biases of both."""
+        source, offset = _with_constant(shift)
+        result = shift.outputs[0]
+        if source is None or offset is None or offset.shape != result.shape[-1:] or source.shape != result.shape:
+            return False
+        readers = [] if result in self.outputs else self.readers.get(result, [])
+        sums = {reader: self._added_product(reader, result) for reader in readers if reader.code == "ADD"}
+        products = [reader for reader in readers if self._is_plain(reader) and reader.inputs[0] is result]
+        if not sums or None in sums.values() or len(sums) + len(products) != len(readers):
+            return False
+        for product in products:
+            _absorb(product, source, None, offset)
+        for product in filter(None, sums.values()):
+            _raise_bias(product, offset)
+        self._replace(result, source)
+        return True
+
+    def _added_product(self, operator: Operator, term: Value) -> Operator | None:
+        """The product that a sum adds to a term, if nobody else reads it."""
+        other = next((value for value in operator.inputs if value is not term and value is not None), None)
+        product = None if other is None else self.producers.get(other)
+        alone = other is not None and other.shape == term.shape and len(self.readers[other]) == 1
+        if product is None or not alone or other in self.outputs or not self._is_plain(product):
+            return None
+        return None if product.options.get("fusedActivationFunction") else product
+
     def _replace(self, old: Value, new: Value) -> None:
         for reader in self.readers.get(old, []):
             reader.inputs = [new if value is old else value for value in reader.inputs]
 
 
-def _absorb(product: Operator, source: Value, factor: Value, offset: Value | None) -> None:
+def _absorb(product: Operator, source: Value, factor: Value | None, offset: Value | None) -> None:
     """Make `(x * s + t) @ W.T + b` into `x @ (W * s).T + (b + W @ t)`."""
-    weight, bias = product.inputs[1:]
-    assert weight is not None and weight.data is not None and factor.data is not None
+    weight = product.inputs[1]
+    assert weight is not None and weight.data is not None
     if offset is not None and offset.data is not None:
         extra = weight.data.astype(np.float64) @ offset.data
-        total = extra if bias is None else extra + bias.data
-        name = f"{weight.name}.bias" if bias is None else bias.name
-        product.inputs[2] = Value((weight.shape[0],), weight.dtype, total.astype(weight.dtype), f"{name}.shifted")
-    product.inputs[:2] = [source, _changed(weight, weight.data * factor.data, "scaled")]
+        _raise_bias(product, Value((weight.shape[0],), weight.dtype, extra, f"{weight.name}.bias"))
+    product.inputs[0] = source
+    if factor is not None and factor.data is not None:
+        product.inputs[1] = _changed(weight, weight.data * factor.data, "scaled")
+
+
+def _raise_bias(product: Operator, extra: Value) -> None:
+    """Add to the bias of a product."""
+    bias = product.inputs[2]
+    assert extra.data is not None
+    if bias is None:
+        product.inputs[2] = _changed(extra, extra.data, "shifted")
+    else:
+        product.inputs[2] = _changed(bias, bias.data + extra.data, "shifted")
 
 
 def _with_constant(operator: Operator) -> tuple[Value | None, Value | None]:

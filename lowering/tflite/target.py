@@ -35,6 +35,7 @@ class TFLiteTarget(StaticTarget):
         calibration: A safetensors file with a tensor for each input, whose rows are the samples.
         packed: Packed linears: `exact` dequantizes their weights when the model is loaded; `native` multiplies with
             the integers, for which kernels round the other side to 8 bits.
+        integers: `i32` turns int64 into int32 throughout, as LiteRT's `CompiledModel` wants it; `i64` leaves it.
         cache: A decoder's cache of fixed size: among the `inputs` and outputs, or in `variables` that the runtime keeps
             between calls and that all signatures share.
         composites: Attention and RMS norm as composites, which delegates of phones have kernels for; elsewhere their
@@ -47,6 +48,7 @@ class TFLiteTarget(StaticTarget):
     activations: Literal["", "i8", "i16"] = ""
     calibration: str = ""
     packed: Literal["exact", "native"] = "exact"
+    integers: Literal["i32", "i64"] = "i32"
     cache: Literal["inputs", "variables"] = "inputs"
     composites: bool = False
 
@@ -114,27 +116,30 @@ class TFLiteTarget(StaticTarget):
         _table()
         from graphwright.lowering.tflite.artifact import TFLiteArtifact, TFLiteFile
         from graphwright.lowering.tflite.model import emit_graph
+        from graphwright.lowering.tflite.narrow import narrow, narrowed
         from graphwright.lowering.tflite.writer import write
 
         graphs = {name: emit_graph(program, name, self.packed, self.composites) for name, program in programs.items()}
+        interfaces = {name: Interface.of(program) for name, program in programs.items()}
         for name, graph in graphs.items():
-            self._reduce(graph, Interface.of(programs[name]))
+            if self.integers == "i32":
+                narrow(graph)
+                interfaces[name] = narrowed(interfaces[name])
+            self._reduce(graph, interfaces[name])
         provenance = {name: graph.provenance() for name, graph in graphs.items()}
         pairs, extra = self._held(graphs)
         file = TFLiteFile(write([*graphs.values(), *extra]))
         return {
-            name: TFLiteArtifact(
-                str(self), Interface.of(programs[name]), provenance[name], file=file, signature=name, states=pairs
-            )
+            name: TFLiteArtifact(str(self), interfaces[name], provenance[name], file=file, signature=name, states=pairs)
             for name in graphs
         }
 
     def _held(self, graphs: Mapping[str, Graph]) -> tuple[dict[str, str], list[Graph]]:
         """Take the cache into variables; output -> input of its parts, and the signatures that manage it."""
-        from graphwright.lowering.tflite.variables import cache_pairs, hold, keepers
+        from graphwright.lowering.tflite.variables import hold, keepers, pairs_of
 
         first = next(iter(graphs.values()))
-        pairs = cache_pairs(first) if self.cache == "variables" else {}
+        pairs = pairs_of(first.inputs, first.outputs) if self.cache == "variables" else {}
         if not pairs:
             return {}, []
         extra = keepers({name: first.inputs[name] for name in pairs.values()})

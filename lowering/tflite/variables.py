@@ -6,6 +6,7 @@ All signatures of a file share them, so that one reads a prompt and another one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,12 @@ RESET, LOAD, STORE = "reset_cache", "load_cache", "store_cache"
 Pairs = dict[str, str]
 
 
-def cache_pairs(graph: Graph) -> Pairs:
-    """Output -> input of each part of a cache of fixed size."""
+def pairs_of(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Pairs:
+    """Output -> input of each part of a cache of fixed size, among what has names, shapes and types."""
     pairs: Pairs = {}
-    for name, value in graph.outputs.items():
+    for name, value in outputs.items():
         source = name.replace("present", "past_key_values", 1)
-        given = graph.inputs.get(source)
+        given = inputs.get(source)
         if source != name and given is not None and (given.shape, given.dtype) == (value.shape, value.dtype):
             pairs[name] = source
     return pairs
