@@ -26,15 +26,19 @@ class Replay:
     """
 
     def __init__(self, function: Callable[[Sequence[Tensor]], Any], inputs: Sequence[Tensor], pool: Any) -> None:
-        self.inputs = [tensor.clone() for tensor in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(False), torch.no_grad():  # so that it serves calls outside of inference mode as well
+            self.inputs = [tensor.clone() for tensor in inputs]
+            self.results = self._record(function, pool)
+
+    def _record(self, function: Callable[[Sequence[Tensor]], Any], pool: Any) -> Any:
         stream = side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             function(self.inputs)  # libraries set themselves up at the first call
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool, stream=stream):
-            self.results = function(self.inputs)
+            return function(self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:
         """Replay on other inputs of the same sizes and types; the next call overwrites what this one returns."""
