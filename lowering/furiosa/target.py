@@ -32,6 +32,8 @@ aten = torch.ops.aten
 CONSTANT_LIMIT = 1 << 28
 _TYPES = {torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int32, torch.int8, torch.uint8}
 
+_BLANKS = (aten.empty, aten.empty_like, aten.empty_permuted, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+
 
 @dataclass(frozen=True)
 class FuriosaTarget(StaticTarget):
@@ -59,6 +61,7 @@ class FuriosaTarget(StaticTarget):
 
         legal = Pipeline(self.pipeline()).run(program, validate=False).program
         dequantize_weights(legal)
+        _fill_blanks(legal)
         legal = fold(legal, CONSTANT_LIMIT)
         if self.pad:
             pad_linears(legal)
@@ -78,6 +81,16 @@ class FuriosaTarget(StaticTarget):
     def load_bucket(cls, folder: Path, entry: Mapping[str, Any]) -> Artifact:
         """Read one size of an artifact."""
         return FuriosaArtifact(str(entry["target"]), Program.load(folder / "program"))
+
+
+def _fill_blanks(program: Program) -> None:
+    """Put zeros into what is allocated without values: folded, it would be whatever lay in memory."""
+    for node in program.graph.nodes:
+        if is_call(node, *_BLANKS):
+            value = value_of(node)
+            node.target, node.args = aten.full.default, (list(value.shape), 0)
+            node.kwargs = {"dtype": value.dtype, "device": value.device}
+    program.touch()
 
 
 def _known(node: Node) -> Support:

@@ -137,6 +137,22 @@ def test_integers_that_do_not_fit_are_named():
         FuriosaTarget().lower(gw.capture(Large().eval(), {"x": torch.ones(2, 4).long()}))
 
 
+def test_memory_without_values_is_filled():
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.empty(3, dtype=torch.int64, device=x.device).fill_(2).float()
+
+    artifact = FuriosaTarget().lower(gw.capture(Model().eval(), {"x": torch.ones(2, 3)}, dynamic={}))
+    assert torch.equal(artifact(x=torch.ones(2, 3)), torch.full((2, 3), 3.0))
+    legal = FuriosaTarget().legalize(gw.capture(Blank().eval(), {"x": torch.ones(2, 3)}, dynamic={}))
+    assert torch.equal(legal.run(x=torch.ones(2, 3)), torch.ones(2, 3))
+
+
+class Blank(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.empty_strided((2, 3), (3, 1), dtype=torch.int64).float() * 0
+
+
 def test_the_table_is_consistent():
     assert not SUPPORTED & IMPORTABLE_ONLY and len(SUPPORTED) == 102 and len(IMPORTABLE_ONLY) == 57
     for name in SUPPORTED | IMPORTABLE_ONLY:
