@@ -1,6 +1,6 @@
 """The vendor's compiler on what the target emits: needs the environment that `tools/furiosa_env.sh` makes.
 
-Run with GRAPHWRIGHT_FURIOSA=FOLDER/bin/furiosa-python; minutes, most of them in the last test.
+Run with GRAPHWRIGHT_FURIOSA=FOLDER/bin/furiosa-python; minutes to an hour, most of it in the last two tests.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(not PYTHON, reason="GRAPHWRIGHT_FURIOSA names no Python with furiosa-torch"),
 ]
 
