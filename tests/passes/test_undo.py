@@ -13,7 +13,7 @@ from graphwright.passes.pipeline import Pipeline
 from graphwright.passes.registry import BUILT_IN
 
 # Two need calibration text; quantized weights are new tensors, at another address in each run.
-FREE = sorted(set(BUILT_IN) - {"quantize-gptq", "awq-scale", "quantize-rtn"})
+FREE = sorted(set(BUILT_IN) - {"quantize-gptq", "awq-scale", "quantize-rtn", "pack-gptq"})
 
 
 class Model(nn.Module):
