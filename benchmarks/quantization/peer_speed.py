@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from benchmarks.quantization.environments import PACKAGES, python_of
 from benchmarks.quantization.speed import VOCABULARY, Shape, random_llama
 
+LIBRARIES = ("graphwright", "graphwright-fast", *PACKAGES)
 SCRIPTS = Path(__file__).parent / "peers"
 
 
@@ -33,8 +34,9 @@ def save_tokenizer(folder: str) -> None:
 
 def run(library: str, folder: Path, scratch: str, timeout: int) -> str:
     """The line that a library's script tells."""
+    library, *form = library.split("-")
     python = Path(sys.executable) if library == "graphwright" else python_of(library, folder)
-    arguments = [f"{scratch}/model", f"{scratch}/ids.safetensors", f"{scratch}/out", "4", "128", "1", "plain"]
+    arguments = [f"{scratch}/model", f"{scratch}/ids.safetensors", f"{scratch}/out", "4", "128", "1", "plain", *form]
     alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     root = str(SCRIPTS.parents[2]) if library == "graphwright" else ""
     environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2", "PYTHONPATH": root}
@@ -50,14 +52,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=int, default=3600, help="seconds for one run")
+    parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     given = parser.parse_args()
-    shape = Shape()
+    shape = Shape(layers=given.layers)
     with tempfile.TemporaryDirectory() as scratch:
         random_llama(shape, "cpu", torch.float32).save_pretrained(f"{scratch}/model")
         save_tokenizer(f"{scratch}/model")
         save_file({"ids": torch.randint(0, VOCABULARY, (shape.samples, shape.length))}, f"{scratch}/ids.safetensors")
         for _ in range(given.rounds):
-            for library in ("graphwright", *PACKAGES):
+            for library in given.libraries:
                 print(run(library, given.folder, scratch, given.timeout), flush=True)
 
 

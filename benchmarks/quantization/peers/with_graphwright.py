@@ -1,4 +1,8 @@
-"""Quantize with graphwright: MODEL IDS. Tells the cost of capturing and quantizing, as the scripts of the others do."""
+"""Quantize with graphwright: MODEL IDS ... [fast]. Tells the cost, capture included, as the scripts of the others do.
+
+`fast` is GPTQ alone, as the others run it, with products in bfloat16: no second stream of the float model, and no
+rounds of refitted scales and coordinate descent.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,12 @@ def main() -> None:
     model_path, ids_path = sys.argv[1:3]
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation="eager").eval()
     batches = [{"input_ids": part} for part in load_file(ids_path)["ids"].split(8)]
-    with cost("graphwright"):
+    fast = sys.argv[-1] == "fast"
+    options = Options(rounds=0, float_target=False, residual_target=False) if fast else Options()
+    with cost("graphwright, fast" if fast else "graphwright"):
         program = program_of(model, "cpu")
-        quantize(program, find_sites(program, Options()), Calibration(batches))
+        calibration = Calibration(batches, products=torch.bfloat16 if fast else None)
+        quantize(program, find_sites(program, options), calibration)
 
 
 if __name__ == "__main__":
