@@ -98,10 +98,11 @@ class NeuronTarget(StaticTarget):
     def legalize(self, program: Program) -> Program:
         """A canonical copy in which exactly the calls without emitter are decomposed."""
         _table()
+        from graphwright.lowering.neuron.effects import without_effects
         from graphwright.lowering.neuron.legality import note_positions
         from graphwright.passes.pipeline import Pipeline
 
-        legal = Pipeline(self.pipeline()).run(program, validate=False).program
+        legal = Pipeline(self.pipeline()).run(without_effects(program), validate=False).program
         _own_types(legal)
         note_positions(legal)
         decompose(legal, lambda node: self.supports(node).ok)

@@ -99,6 +99,23 @@ def test_the_hlo_binds_outputs_to_inputs():
     assert opcodes.count("dynamic-update-slice") == 2 and "scatter" not in opcodes
 
 
+def test_a_static_cache_of_transformers_is_written_in_place():
+    """What the capture writes to is a result of the module, in the memory of the input."""
+    from transformers import StaticCache
+
+    model = build("llama")
+    cache = StaticCache(config=model.config, max_cache_len=24)
+    with torch.no_grad():
+        model(torch.full((2, 1), 3), past_key_values=cache)
+    cache.reset()
+    mask, numbers = torch.ones(2, 24, dtype=torch.long), torch.arange(6).expand(2, 6).contiguous()
+    inputs = {"input_ids": torch.full((2, 6), 3), "attention_mask": mask, "position_ids": numbers}
+    inputs |= {"past_key_values": cache, "use_cache": True}
+    artifact = gw.target("neuron").lower(gw.capture(model, inputs, dynamic=None))
+    assert len(artifact.parts["model"].emitted.aliases) == 2
+    assert gw.compare(model, artifact).ok
+
+
 def test_a_cache_that_cannot_be_written_in_place_says_why(caplog):
     with caplog.at_level(logging.WARNING, "graphwright"):
         artifact = lowered("opt")
