@@ -53,7 +53,16 @@ def max_pool(
 ) -> Value:
     """Largest value of each window."""
     kernel = numbers(kernel_size, 1 if b.node and "1d" in str(b.node.target) else 2)
-    return _pooled(b, self, kernel, stride, padding, "MAX_POOL_2D", float(np.finfo(self.dtype).min))
+    filler = 0 if _is_rectified(b, self) else float(np.finfo(self.dtype).min)
+    return _pooled(b, self, kernel, stride, padding, "MAX_POOL_2D", filler)
+
+
+def _is_rectified(b: Builder, value: Value) -> bool:
+    """Whether nothing is below zero; zeros can be added by XNNPACK's own PAD, other numbers cannot."""
+    producer = b.producers.get(value)
+    while producer is not None and producer.code in ("TRANSPOSE", "RESHAPE"):
+        producer = None if producer.inputs[0] is None else b.producers.get(producer.inputs[0])
+    return producer is not None and producer.code in ("RELU", "RELU6")
 
 
 def _plain_average(node: Node) -> Support:

@@ -75,7 +75,7 @@ class TFLiteTarget(StaticTarget):
 
     def pipeline(self) -> str:
         """Canonical form, with norms and activations as operators of their own."""
-        return "canonicalize,fuse-attention,fuse-norm,fuse-activation"
+        return "canonicalize,fold-batch-norm,fuse-attention,fuse-norm,fuse-activation"
 
     def legalize(self, program: Program) -> Program:
         """A canonical copy in which exactly the calls without emitter are decomposed."""
