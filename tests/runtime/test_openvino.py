@@ -1,9 +1,16 @@
-"""Folders for OpenVINO: `generate` with the cache inside the model gives the tokens of the original."""
+"""Folders for OpenVINO: `generate` with the cache inside the model gives the tokens of the original.
+
+So do optimum-intel's classes and OpenVINO GenAI, where `GRAPHWRIGHT_OPTIMUM_INTEL_PYTHON` names the interpreter of an
+environment with `optimum-intel[openvino]` and `openvino-genai`.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as t
@@ -102,3 +109,75 @@ def test_a_cache_that_was_replaced_is_refused(tmp_path):
     loaded(input_ids=ids)
     with pytest.raises(InputError, match="does not hold this cache"):
         loaded(input_ids=ids[:, :1], past_key_values=again.past_key_values)
+
+
+PYTHON = os.environ.get("GRAPHWRIGHT_OPTIMUM_INTEL_PYTHON", "")
+EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
+SCRIPT = f"""
+import sys, numpy, torch
+from optimum import intel
+name, folder, inputs, results, beams = sys.argv[1:]
+model = getattr(intel, name).from_pretrained(folder, ov_config={EXACT})
+given = {{key: torch.from_numpy(value) for key, value in numpy.load(inputs).items()}}
+tokens = model.generate(**given, max_new_tokens=8, do_sample=False, num_beams=int(beams))
+numpy.savez(results, tokens=tokens.numpy())
+"""
+GENAI = f"""
+import sys, numpy, openvino_genai
+folder, inputs, results = sys.argv[1:]
+pipe = openvino_genai.LLMPipeline(folder, "CPU", **{EXACT})
+config = openvino_genai.GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=2)
+import openvino
+ids = numpy.load(inputs)["input_ids"]
+found = pipe.generate(openvino.Tensor(numpy.ascontiguousarray(ids)), config)
+numpy.savez(results, tokens=numpy.array(found.tokens[0]))
+"""
+CASES = [
+    ("OVModelForCausalLM", llama),
+    ("OVModelForCausalLM", gpt2),
+    ("OVModelForSeq2SeqLM", bart),
+    ("OVModelForSeq2SeqLM", t5),
+    ("OVModelForSpeechSeq2Seq", whisper),
+]
+
+peer = pytest.mark.skipif(not PYTHON, reason="GRAPHWRIGHT_OPTIMUM_INTEL_PYTHON names no interpreter")
+
+
+def run(script, *words):
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([PYTHON, "-c", script, *map(str, words)], env=clean, capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
+
+
+@peer
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("name", "make"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_optimum_intel_generates_the_same_tokens(name, make, beams, tmp_path):
+    model = build(make)
+    gw.export(model, tmp_path / "out", "openvino", verify=False)
+    inputs = inputs_of(model)
+    np.savez(tmp_path / "inputs.npz", **{key: value.numpy() for key, value in inputs.items()})
+    run(SCRIPT, name, tmp_path / "out", tmp_path / "inputs.npz", tmp_path / "results.npz", beams)
+    expected = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=beams)
+    assert np.load(tmp_path / "results.npz")["tokens"].tolist() == expected.tolist()
+
+
+@peer
+@pytest.mark.slow
+def test_openvino_genai_generates_the_same_tokens(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    model = build(llama)
+    words = Tokenizer(models.WordLevel({f"word{i}": i for i in range(60)}, unk_token="word0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.save_pretrained(tmp_path / "source")
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="word2").save_pretrained(tmp_path / "source")
+    loaded = type(model).from_pretrained(tmp_path / "source").eval()
+    gw.export(loaded, tmp_path / "out", "openvino", verify=False)
+    ids = torch.randint(3, 60, (1, 9), generator=torch.Generator().manual_seed(1))
+    np.savez(tmp_path / "inputs.npz", input_ids=ids.numpy())
+    run(GENAI, tmp_path / "out", tmp_path / "inputs.npz", tmp_path / "results.npz")
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[0, 9:]
+    assert np.load(tmp_path / "results.npz")["tokens"].tolist() == expected.tolist()
