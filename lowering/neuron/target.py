@@ -13,7 +13,6 @@ from torch.fx import Node
 
 from graphwright.ir.errors import GraphwrightError, MissingDependencyError
 from graphwright.ir.fixed_sizes import fix_sizes
-from graphwright.ir.infer import fake_mode_of, inference_scope
 from graphwright.ir.program import Program
 from graphwright.lowering.artifact import Artifact
 from graphwright.lowering.bucketed import BucketedArtifact
@@ -103,7 +102,6 @@ class NeuronTarget(StaticTarget):
         from graphwright.passes.pipeline import Pipeline
 
         legal = Pipeline(self.pipeline()).run(without_effects(program), validate=False).program
-        _own_types(legal)
         note_positions(legal)
         decompose(legal, lambda node: self.supports(node).ok)
         return legal
@@ -187,17 +185,6 @@ def _before(sizes: Sizes, past: str, token: str) -> int:
             remedies=[f"choose a larger size: sizes={token}:{sizes[token]}/{past}:{2 * sizes[token]}"],
         )
     return sizes[past] - sizes[token]
-
-
-def _own_types(program: Program) -> None:
-    """Give every value a fake tensor of its own: `decompose` tells the arguments of a call apart by them."""
-    seen: set[int] = set()
-    with inference_scope(fake_mode_of(program.graph)):
-        for node in program.graph.nodes:
-            value = node.meta.get("val")
-            if isinstance(value, torch.Tensor) and id(value) in seen:
-                node.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
-            seen.add(id(node.meta.get("val")))
 
 
 def _table() -> Any:
