@@ -45,9 +45,11 @@ def find_caches(program: Program, interface: Interface) -> Caches | None:
     mask = nodes.get("attention_mask")
     if mask is None or not pasts or not all(_only_appended(node, pasts) for node in pasts):
         return None
-    lengths = {expression(node.meta["val"].shape[2]): node.meta["val"].shape[2] for node in pasts}
-    ((length, size),) = lengths.items() if len(lengths) == 1 else ((None, None),)
-    if length is None or not length.is_Symbol or length not in expression(mask.meta["val"].shape[1]).free_symbols:
+    rooms = [node.meta["val"].shape[2] for node in pasts]
+    sizes: dict[Any, torch.SymInt] = {expression(room): room for room in rooms}
+    length, size = next(iter(sizes.items()))
+    columns = expression(mask.meta["val"].shape[1])
+    if len(sizes) != 1 or not length.is_Symbol or length not in columns.free_symbols:
         return None
     return Caches(mask, size)
 

@@ -192,12 +192,13 @@ def verify_bundle(model: Any, bundle: Bundle) -> dict[str, Comparison]:
 def support(model: Any, target: str | Target, *, pipeline: str = "default", **options: Any) -> dict[str, SupportReport]:
     """What a target says to each part of a model, before anything is lowered; the options are those of `export`."""
     goal = find_target(target)
-    task, inputs, dynamic, progress, last = (options.get(key, default) for key, default in _DEFAULTS.items())
-    found = pieces(model, task, inputs, dynamic, pipeline, progress, last)
+    given = {key: options.get(key, default) for key, default in _DEFAULTS.items()}
+    found = pieces(model, pipeline=pipeline, **given)
     return {piece.name: goal.check(piece.program) for piece in found}
 
 
-_DEFAULTS = {"task": None, "inputs": None, "dynamic": "auto", "progress": lambda text: None, "last_logits": False}
+_DEFAULTS: dict[str, Any] = {"task": None, "inputs": None, "dynamic": "auto", "last_logits": False}
+_DEFAULTS["progress"] = lambda text: None
 
 
 def pieces(
