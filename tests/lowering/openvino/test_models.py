@@ -100,7 +100,9 @@ def test_a_stateful_decoder_has_the_inputs_that_openvino_genai_expects() -> None
 
 def test_the_cache_stays_outside_where_that_is_wanted() -> None:
     artifact = gw.target("openvino{stateful=no}").lower(gw.capture(build("llama"), task=PAST))
-    assert artifact.variables is None and "past_key_values.0.key" in {port.get_any_name() for port in artifact.model.inputs}
+    assert artifact.variables is None and "past_key_values.0.key" in {
+        port.get_any_name() for port in artifact.model.inputs
+    }
 
 
 def test_decoding_step_by_step_inside_the_model() -> None:
