@@ -12,8 +12,8 @@ from graphwright.ir.snapshot import Snapshot, fingerprint
 from graphwright.passes.pipeline import Pipeline
 from graphwright.passes.registry import BUILT_IN
 
-# Two need calibration text; quantized weights are new tensors, at another address in each run.
-FREE = sorted(set(BUILT_IN) - {"quantize-gptq", "awq-scale", "quantize-rtn", "pack-gptq"})
+# These need calibration text or codes; quantized weights are new tensors, at another address in each run.
+FREE = sorted(set(BUILT_IN) - {"quantize-gptq", "quantize-inc", "awq-scale", "quantize-rtn", "pack-gptq"})
 
 
 class Model(nn.Module):
