@@ -61,9 +61,22 @@ class _Narrowing:
         node.kwargs = {name: NARROW if value is WIDE else value for name, value in node.kwargs.items()}
         if is_call(node, *_SUMS) and bound(node)["dtype"] is None and _is_integer(node.args[0]):
             node.kwargs = {**node.kwargs, "dtype": NARROW}
+        if is_call(node, aten.view):
+            self._make_dense(node)
         node.meta["val"] = infer(self.mode, node.target, node.args, node.kwargs)
         if _is_wide(value_of(node)):
             self._cast(node)
+
+    def _make_dense(self, node: Node) -> None:
+        """Copy what a view cannot look into: decompositions may leave other strides than the op that they stand for."""
+        try:
+            infer(self.mode, node.target, node.args, node.kwargs)
+        except (RuntimeError, ValueError):
+            options = {"memory_format": torch.contiguous_format}
+            with self.graph.inserting_before(node):
+                dense = self.graph.call_function(aten.clone.default, (node.args[0],), options)
+            dense.meta = {**node.meta, "val": infer(self.mode, dense.target, dense.args, options)}
+            node.args = (dense, *node.args[1:])
 
     def _cast(self, node: Node) -> None:
         """Give the readers of a result that can only be wide a narrow copy of it."""

@@ -160,6 +160,22 @@ def test_the_table_is_consistent():
         assert hasattr(getattr(aten, base), overload or "default"), name
 
 
+class ChannelsLast(torch.nn.Module):
+    """As in ConvNeXT: a norm of permuted values, which torch's own leaves contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(x.permute(0, 2, 3, 1)))
+
+
+def test_strides_that_decompositions_change():
+    model = ChannelsLast().eval()
+    assert compare(model, FuriosaTarget().lower(gw.capture(model, {"x": image}))).ok
+
+
 x = torch.linspace(-2, 2, 48).reshape(2, 4, 6)
 positive = x.abs() + 0.1
 image = torch.linspace(-1, 1, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6).sin()
