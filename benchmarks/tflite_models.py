@@ -29,7 +29,9 @@ MODELS = {
     "minilm-32": (lambda: t.BertModel(t.BertConfig(**_SMALL, vocab_size=2000)), lambda: _text(length=32)),
     "roberta": (lambda: t.RobertaModel(t.RobertaConfig(**_SMALL, vocab_size=2000)), lambda: _text(length=64)),
     "distilbert": (
-        lambda: t.DistilBertModel(t.DistilBertConfig(dim=384, n_layers=4, n_heads=12, hidden_dim=1536, vocab_size=2000)),
+        lambda: t.DistilBertModel(
+            t.DistilBertConfig(dim=384, n_layers=4, n_heads=12, hidden_dim=1536, vocab_size=2000)
+        ),
         lambda: _text(length=64),
     ),
     "gpt2": (

@@ -67,7 +67,7 @@ def test_models_whose_positions_are_not_independent_of_padding(name: str) -> Non
         assert gw.compare(model, artifact, inputs=[{"input_ids": ids, "attention_mask": mask}]).ok
 
 
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
 def test_composites(name: str) -> None:
     """Where no delegate knows a composite, what it stands for runs; XNNPACK knows attention."""
     check(name, "composites=true")
