@@ -121,3 +121,14 @@ def test_the_cache_is_updated_in_a_block_and_leaves_the_signature() -> None:
     signatures = artifact.file.interpreter.get_signature_list()
     assert sorted(signatures) == ["load_cache", "reset_cache", "sequence1", f"sequence{PROMPT}", "store_cache"]
     assert signatures["sequence1"]["outputs"] == ["logits"]
+
+
+@pytest.mark.slow
+def test_generate_pads_caches_that_grow_to_buckets(tmp_path: Path) -> None:
+    model = build("llama")
+    target = "tflite{sizes=batch:2/sequence:1+6/past_sequence:0+16}"
+    assert gw.export(model, tmp_path / "out", target, task="text-generation-with-past").ok
+    ids, mask = prompt()
+    options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    loaded = gw.load_artifact(tmp_path / "out")
+    assert torch.equal(loaded.generate(ids, attention_mask=mask, **options), expected(model))
