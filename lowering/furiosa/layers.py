@@ -103,3 +103,16 @@ def avg_pool1d(
     """Means along the last axis, by windows of one row."""
     sizes = ([1, kernel[0]], [1, (stride or kernel)[0]], [0, padding[0]])
     return aten.avg_pool2d(x.unsqueeze(-2), *sizes, *flags).squeeze(-2)
+
+
+@rule(aten.adaptive_avg_pool1d.default)
+def adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Means over parts of the last axis.
+
+    Raises:
+        ValueError: The parts would not be of one size.
+    """
+    (count,) = output_size
+    if x.shape[-1] % count:
+        raise ValueError("parts of several sizes")
+    return x.reshape(*x.shape[:-1], count, x.shape[-1] // count).mean(-1)

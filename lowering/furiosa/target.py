@@ -148,7 +148,7 @@ def _types(node: Node) -> Support:
     """Whether the compiler has the types of a call; 64 bits only have positions, which are narrowed at once."""
     values = pytree.tree_leaves([value_of(n) for n in (node, *node.all_input_nodes)])
     found = {value.dtype for value in values if isinstance(value, torch.Tensor)} - _TYPES
-    if is_call(node, aten.argmax, aten.max, aten.topk, aten._to_copy, getitem):
+    if is_call(node, aten.argmax, aten.max, aten.topk, aten.max_pool2d_with_indices, aten._to_copy, getitem):
         found -= {torch.int64}
     if not found:
         return Support.yes()

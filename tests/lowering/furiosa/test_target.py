@@ -228,6 +228,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., torch.Tensor], torch.Tensor]] = {
     "scatter": (lambda x: x.scatter(1, (x > 0).long(), 3.0), x),
     "one hot": (lambda x: F.one_hot(x[0].argmax(-1), 6).float(), x),
     "avg_pool1d": (lambda x: F.avg_pool1d(x, 3, 2, 1, count_include_pad=False), x),
+    "adaptive_avg_pool1d": (lambda x: F.adaptive_avg_pool1d(x, 3), x),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2), image),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), image),
 }
 
