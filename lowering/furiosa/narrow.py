@@ -72,7 +72,7 @@ class _Narrowing:
         try:
             infer(self.mode, node.target, node.args, node.kwargs)
         except (RuntimeError, ValueError):
-            options = {"memory_format": torch.contiguous_format}
+            options: dict[str, Any] = {"memory_format": torch.contiguous_format}
             with self.graph.inserting_before(node):
                 dense = self.graph.call_function(aten.clone.default, (node.args[0],), options)
             dense.meta = {**node.meta, "val": infer(self.mode, dense.target, dense.args, options)}

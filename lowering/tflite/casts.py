@@ -20,7 +20,7 @@ aten = torch.ops.aten
 )  # fmt: skip
 def cast(b: Builder, *args: Any, **arguments: Any) -> Value:
     """The value in the type of the result."""
-    return b.cast(arguments.get("self", arguments.get("a")), b.dtype)
+    return b.cast(arguments["self"] if "self" in arguments else arguments["a"], b.dtype)
 
 
 @register(

@@ -63,4 +63,4 @@ def arange(b: Builder, end: Any, start: Any = 0, step: Any = 1, **_: Any) -> Val
 @register(aten.eye.default, aten.eye.m)
 def eye(b: Builder, n: int, m: int | None = None, **_: Any) -> Value:
     """Ones on the diagonal."""
-    return b.const(np.eye(*b.shape, dtype=b.dtype), b.dtype)
+    return b.const(np.eye(n, n if m is None else m, dtype=np.dtype(b.dtype)), b.dtype)

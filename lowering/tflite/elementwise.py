@@ -64,7 +64,8 @@ def erf(b: Builder, self: Value) -> Value:
 
 def binary(b: Builder, code: str, left: Number, right: Number) -> Value:
     """A binary operator in the type that torch computes in, then in the type of the result."""
-    return b.cast(b.binary(code, *b.promote(left, right)), b.dtype)
+    first, second = b.promote(left, right)
+    return b.cast(b.binary(code, first, second), b.dtype)
 
 
 def _scaled(b: Builder, value: Number, alpha: Number) -> Number:
@@ -112,7 +113,8 @@ def div_mode(b: Builder, self: Value, other: Number, rounding_mode: str | None) 
         return div(b, self, other)
     if rounding_mode == "floor":
         return floor_divide(b, self, other)
-    quotient = b.binary("DIV", *b.promote(self, other))
+    numerator, divisor = b.promote(self, other)
+    quotient = b.binary("DIV", numerator, divisor)
     return b.cast(b.cast(quotient, "int32"), b.dtype) if quotient.is_float else quotient
 
 

@@ -42,8 +42,9 @@ class _Folding:
         if operator.code != "FULLY_CONNECTED":
             return False
         weight, bias = operator.inputs[1:]
-        known = weight is not None and weight.data is not None and weight.is_float
-        return known and len(self.readers[weight]) == 1 and (bias is None or bias.data is not None)
+        if weight is None or weight.data is None or not weight.is_float:
+            return False
+        return len(self.readers[weight]) == 1 and (bias is None or bias.data is not None)
 
     # ---- after a product ---------------------------------------------------------------------
 

@@ -135,7 +135,8 @@ class Stream:
 
     def _grouped(self, node: Node, read: Callable[[Node], Any], constants: Values) -> Tensor:
         """A product of quantized experts."""
-        x, weight, *rest = node.args
+        arguments: tuple[Any, ...] = node.args
+        x, weight, *rest = arguments
         if node not in constants:
             value = value_of(weight)
             experts = as_experts(self.weights[node].to(self.device).dequantize(), value.shape[0])

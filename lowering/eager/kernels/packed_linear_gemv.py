@@ -52,7 +52,7 @@ def packed_gemv(
         "gated": gated, "residual": residual,
     }  # fmt: skip
     parts = list(zip(weights, scales, zeros, strict=True))
-    multiply = lambda x, part, bias: packed_linear(x, *part, None, bias, bits, group_size)  # noqa: E731
+    multiply = lambda x, part, bias: packed_linear(x, *part, None, bias, bits, group_size)  # type: ignore[call-arg]  # noqa: E731
     return reference(x, parts, biases, linear=multiply, **options)  # type: ignore[arg-type]
 
 

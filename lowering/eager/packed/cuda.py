@@ -165,8 +165,8 @@ class CudaPackedGemv:
             from graphwright.lowering.eager.kernels.packed_linear_gemv_triton import launch
 
             stored = [call.blocks(x, weight, scale, zero) for call, weight, scale, zero in parts]
-            columns = ([getattr(item, name) for item in stored] for name in ("codes", "scales", "zeros"))
-            return launch(x.contiguous(), *columns, biases, stored[0].group_size, **options)
+            codes, scales, zeros = ([getattr(item, name) for item in stored] for name in ("codes", "scales", "zeros"))
+            return launch(x.contiguous(), codes, scales, zeros, biases, stored[0].group_size, **options)
 
         one = form_of(x, self.bits, self.group_size) == "row"
         return self._checked("row", together, apart, x) if one else apart()
