@@ -33,9 +33,10 @@ Tiny models of transformers with random weights, twice their initial size; made 
     python -m benchmarks.targets --only bert/BertModel --targets onnx,furiosa --fresh
 
 - **number**: lowered with the target's defaults, run by what the table above names, and compared with the unmodified
-  model; the number is the largest difference in any output. Compared at several sizes, and with right, left and
-  scattered padding where there is a mask; a difference up to 2e-4 of an output's largest value is allowed. Targets of
-  fixed sizes are lowered for the captured ones, and smaller inputs are padded.
+  model; the number is the largest absolute difference in any output (random weights make some outputs very large, as
+  ResNet's). Compared at several sizes, and with right, left and scattered padding where there is a mask; a difference
+  up to 2e-4 of an output's largest value is allowed. Targets of fixed sizes are lowered for the captured ones, and
+  smaller inputs are padded.
 - **legal**: emitted, every call has passed the target's own check, and nothing here can run it.
 - **rejected**: the target says that it cannot express some call; the reasons are below.
 - **differs**, **fails**: a defect; what happened is below.
