@@ -18,6 +18,9 @@ from graphwright.lowering.dims import evaluate
 from graphwright.lowering.interface import DimInfo, Interface, Port
 from graphwright.lowering.samples import masks
 
+PARTS = ("batch", "sequence", "past_sequence", "encoder_sequence", "decoder_sequence", "past_decoder_sequence")
+"""Dimensions that one part of a model may have and another not; one text says the sizes of all parts."""
+
 Sizes = dict[str, int]
 Tensors = dict[str, torch.Tensor]
 
@@ -45,16 +48,19 @@ def buckets(interface: Interface, text: str) -> dict[str, Sizes]:
     Raises:
         GraphwrightError: The text is not well formed, or names a dimension that the interface does not have.
     """
-    asked = {_full_name(name, interface): sizes for name, sizes in parse_sizes(text).items()}
+    asked = {full: sizes for name, sizes in parse_sizes(text).items() if (full := _full_name(name, interface))}
     choices = {name: asked.get(name, (info.example,)) for name, info in interface.dims.items()}
     combinations = (dict(zip(choices, sizes, strict=True)) for sizes in itertools.product(*choices.values()))
     return {_bucket_name(sizes): sizes for sizes in combinations}
 
 
 def _full_name(name: str, interface: Interface) -> str:
-    """A dimension's name; `sequence` also stands for `sequence_length`, and `batch` for `batch_size`."""
-    known = next((full for full in (name, f"{name}_length", f"{name}_size") if full in interface.dims), None)
-    if known is None:
+    """A dimension's name; `sequence` also stands for `sequence_length`, and `batch` for `batch_size`.
+
+    Empty for one that other parts of a model have, such as its encoder.
+    """
+    known = next((full for full in (name, f"{name}_length", f"{name}_size") if full in interface.dims), "")
+    if not known and name.removesuffix("_length").removesuffix("_size") not in PARTS:
         raise GraphwrightError(
             f"there is no dimension '{name}' to give sizes to",
             why=f"the dimensions are {', '.join(interface.dims) or 'all fixed'}",
@@ -72,7 +78,8 @@ class Padding:
 
     Args:
         rows: Dimensions whose entries do not depend on each other: the first axes of the inputs.
-        front: Masked dimensions that are padded in front: caches.
+        front: Masked dimensions that are padded in front: caches. Only where positions are an input: a model that
+            counts them itself would count the padding.
         end: Masked dimensions that are padded at the end.
     """
 
@@ -91,6 +98,8 @@ class Padding:
         tokens = {str(port.shape[1]) for port in interface.inputs if len(port.shape) == 2 and _is_integer(port)}
         sums = {term for found in terms if len(found) > 1 for term in found}
         front = (masked & sums) - tokens
+        if not any(port.name.startswith("position_ids") for port in interface.inputs):
+            return Padding(frozenset(rows - inner), frozenset(), frozenset(masked - front))
         return Padding(frozenset(rows - inner), frozenset(front), frozenset(masked - front))
 
     def allows(self, name: str) -> bool:

@@ -36,7 +36,7 @@ class NeuronDecoder(NeuronBuckets):
         super().__init__(target, interface, parts, sizes, flags)
         self.past, self.token = past, token
         most = max(one[past] - min(other[token] for other in self.sizes.values()) for one in self.sizes.values())
-        info = self.interface.dims[past]
+        info = interface.dims[past]
         kept = replace(info, max=most, example=min(info.example, most), only=())
         self.interface = replace(self.interface, dims=self.interface.dims | {past: kept})
 

@@ -93,6 +93,15 @@ def test_a_decoder_with_a_cache(model):
     }
 
 
+def test_caches_are_not_padded_where_the_model_counts_positions():
+    torch.manual_seed(0)
+    model = scaled(gpt2())
+    program = gw.capture(model, task="text-generation-with-past")
+    artifact = StaticEager(sizes="batch:2/sequence:1/past_sequence:4+16").lower(program)
+    assert artifact.interface.dims["past_sequence"].only == (4, 16)
+    assert compare(model, artifact).largest_difference < 1e-10
+
+
 def test_without_a_mask_only_the_batch_is_padded():
     torch.manual_seed(0)
     model = scaled(
@@ -126,5 +135,6 @@ def test_sizes_are_checked():
     with pytest.raises(GraphwrightError, match="write sizes="):
         parse_sizes("sequence=64")
     program = gw.capture(BertModel(BertConfig(**SIZES)).eval())
+    assert StaticEager(sizes="sequence:8/decoder_sequence:1").fixed(program), "another part has that dimension"
     with pytest.raises(GraphwrightError, match="no dimension 'length'"):
         StaticEager(sizes="length:8").lower(program)
