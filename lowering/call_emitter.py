@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch.fx import Node
 
 from graphwright.ir.errors import UnsupportedError
 from graphwright.ir.node import bound, where
 from graphwright.ir.program import Program
 from graphwright.lowering.emitters import EmitterTable
+from graphwright.lowering.fold import constant_nodes, evaluate
 
 FAILURES = (KeyError, TypeError, IndexError, ValueError, RuntimeError, AttributeError)
 
@@ -80,3 +82,45 @@ class CallEmitter(ABC):
         if self.is_weight(argument):
             return self.weight(argument)
         return argument.meta.get("val")
+
+
+class StateEmitter(CallEmitter):
+    """A `CallEmitter` whose weights are state tensors, and what is computed from them alone, each stored once.
+
+    Args:
+        program: See `CallEmitter`.
+        builder: See `CallEmitter`.
+        table: See `CallEmitter`.
+    """
+
+    def __init__(self, program: Program, builder: Any, table: EmitterTable) -> None:
+        super().__init__(program, builder, table)
+        self.constant = constant_nodes(program)
+        self._weights: dict[Any, Any] = {}
+
+    @abstractmethod
+    def stored(self, node: Node, tensor: torch.Tensor, name: str) -> Any:
+        """The value of a weight that is met for the first time."""
+
+    def is_weight(self, node: Node) -> bool:
+        """Whether a node is of the state, or computed from it alone."""
+        return node.op == "get_attr" or node in self.constant
+
+    def weight(self, node: Node) -> Any:
+        """The value that stands for a weight; equal ones of the state are one."""
+        if not isinstance(node.meta["val"], torch.Tensor):
+            return [self.weight(user) for user in node.users]
+        key = self._key(node)
+        if key not in self._weights:
+            tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)
+            name = str(node.target) if node.op == "get_attr" else f"folded.{node.name}"
+            self._weights[key] = self.stored(node, tensor, name)
+        return self._weights[key]
+
+    def _key(self, node: Node) -> Any:
+        if node.op != "get_attr":
+            return node
+        tensor = self.program.state[str(node.target)]
+        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
+            return str(node.target)
+        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.lowering.neuron.xla import chlo, elements, hlo, ir
+from graphwright.lowering.values import Value
 
 Number = Any
 Shape = Sequence[int]
@@ -31,34 +31,6 @@ INT32 = torch.iinfo(torch.int32)
 def narrow(dtype: torch.dtype) -> torch.dtype:
     """The type that a type of torch has in the module: integers of 64 bits become 32."""
     return torch.int32 if dtype is torch.int64 else dtype
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A value of the program in the function.
-
-    Args:
-        out: The value of MLIR.
-        fake: Its element type and sizes.
-    """
-
-    out: Out
-    fake: torch.Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type."""
-        return self.fake.dtype
-
-    @property
-    def rank(self) -> int:
-        """Number of dimensions."""
-        return self.fake.dim()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes."""
-        return tuple(self.fake.shape)
 
 
 def sizes(out: Out) -> list[int]:

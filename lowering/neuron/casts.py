@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from graphwright.ir.node import bound
+from graphwright.lowering.common import register_plumbing
 from graphwright.lowering.neuron.builder import Builder, Value
 from graphwright.lowering.neuron.table import register
 from graphwright.lowering.support import Support
@@ -46,16 +46,4 @@ def copy(b: Builder, self: Value, src: Value, non_blocking: bool) -> Any:
     return b.broadcast(b.cast(src, self.dtype), self.shape)
 
 
-@register(
-    aten._assert_async.msg, aten._assert_scalar.default, aten._assert_tensor_metadata.default,
-    aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default,
-)  # fmt: skip
-def nothing(b: Builder, *args: Any, **arguments: Any) -> None:
-    """What only checks leaves no operation."""
-
-
-@register(operator.getitem)
-def getitem(b: Builder, arg0: list[Any], arg1: int) -> Any:
-    """One of the results of a call."""
-    found = arg0[arg1]
-    return found.out if isinstance(found, Value) else found
+register_plumbing(register)

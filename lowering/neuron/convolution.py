@@ -6,22 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.fx import Node
 
-from graphwright.ir.node import bound
+from graphwright.lowering.common import full, padding_pairs, same_padding
 from graphwright.lowering.neuron.builder import Builder, Out, Value, element, longs, sizes
 from graphwright.lowering.neuron.matmul import rounded
 from graphwright.lowering.neuron.table import register
 from graphwright.lowering.neuron.xla import elements, hlo
-from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
-
-
-def full(value: Any, dims: int) -> list[int]:
-    """A number for each dimension."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * dims if len(values) == 1 else values
 
 
 def _convolved(
@@ -67,25 +59,15 @@ def _finished(b: Builder, out: Out, bias: Value | None, unbatched: bool) -> Out:
     return b.reshape(out, sizes(out)[1:]) if unbatched else out
 
 
-def _same_padding(node: Node) -> Support:
-    if bound(node)["padding"] == "valid" or all(n == 1 for n in bound(node)["stride"]):
-        return Support.yes()
-    return Support.no("padding 'same' with a stride")
-
-
 @register(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
-@register(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, validate=_same_padding)
+@register(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, validate=same_padding)
 def convolution(
     b: Builder, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """Convolution of 1 to 3 dimensions."""
     dims = weight.rank - 2
     spread = full(dilation, dims)
-    if isinstance(padding, str):
-        total = [0 if padding == "valid" else d * (k - 1) for k, d in zip(weight.shape[2:], spread, strict=True)]
-        pads = [(n // 2, n - n // 2) for n in total]
-    else:
-        pads = [(n, n) for n in full(padding, dims)]
+    pads = padding_pairs(padding, weight.shape[2:], spread)
     unbatched = input.rank < weight.rank
     data = b.unsqueeze(input.out, 0) if unbatched else input.out
     out = _convolved(b, data, weight.out, pads, full(stride, dims), spread, [1] * dims, groups)

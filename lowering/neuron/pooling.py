@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from graphwright.lowering.common import full
 from graphwright.lowering.neuron.builder import Builder, Out, Value, element, sizes
-from graphwright.lowering.neuron.convolution import full
 from graphwright.lowering.neuron.matmul import contracted
 from graphwright.lowering.neuron.reduce import mean, neutral, wide, windows
 from graphwright.lowering.neuron.table import register

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from graphwright.lowering.common import register_transposes
 from graphwright.lowering.neuron.builder import Builder, Out, Value, longs, sizes
 from graphwright.lowering.neuron.table import register
 from graphwright.lowering.neuron.xla import hlo
@@ -23,39 +24,7 @@ def view(b: Builder, self: Value, **_: Any) -> Any:
     return b.reshape(self.out, b.result.shape)
 
 
-@register(aten.permute.default)
-def permute(b: Builder, self: Value, dims: list[int]) -> Any:
-    """The dimensions in another order."""
-    return b.transpose(self.out, [dim % len(dims) for dim in dims])
-
-
-@register(aten.transpose.int)
-def transpose(b: Builder, self: Value, dim0: int, dim1: int) -> Any:
-    """Two dimensions swapped."""
-    order = list(range(self.rank))
-    if order:
-        order[dim0], order[dim1] = order[dim1], order[dim0]
-    return b.transpose(self.out, order)
-
-
-@register(aten.t.default, aten.numpy_T.default)
-def t(b: Builder, self: Value) -> Any:
-    """The dimensions in reverse order."""
-    return b.transpose(self.out, list(reversed(range(self.rank))))
-
-
-@register(aten.mT.default)
-def matrix_transpose(b: Builder, self: Value) -> Any:
-    """The last two dimensions swapped."""
-    return transpose(b, self, -2, -1)
-
-
-@register(aten.movedim.int)
-def movedim(b: Builder, self: Value, source: int, destination: int) -> Any:
-    """One dimension at another place."""
-    order = [d for d in range(self.rank) if d != source % self.rank]
-    order.insert(destination % self.rank, source % self.rank)
-    return b.transpose(self.out, order)
+register_transposes(register, lambda b, value, order: b.transpose(value.out, order))
 
 
 @register(aten.expand.default, aten.expand_as.default, aten.broadcast_to.default)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.utils._sympy import functions
 
 from graphwright.ir.node import module_path
 from graphwright.lowering.dims import expression
+from graphwright.lowering.values import Value
 
 TYPES: dict[torch.dtype, Type] = {
     torch.float32: Type.f32, torch.float64: Type.f64, torch.float16: Type.f16, torch.bfloat16: Type.bf16,
@@ -32,34 +32,6 @@ _BINARY: dict[type, Any] = {
     functions.PythonMod: op.floor_mod,
 }  # fmt: skip
 _DIVISIONS = (functions.FloorDiv, functions.CleanDiv)
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A value of the program in the model.
-
-    Args:
-        out: The output of the operator that computes it.
-        fake: Its element type and sizes.
-    """
-
-    out: Any
-    fake: torch.Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type."""
-        return self.fake.dtype
-
-    @property
-    def rank(self) -> int:
-        """Number of dimensions."""
-        return self.fake.dim()
-
-    @property
-    def shape(self) -> tuple[Size, ...]:
-        """Sizes: ints and SymInts."""
-        return tuple(self.fake.shape)
 
 
 def same(left: Size, right: Size) -> bool:

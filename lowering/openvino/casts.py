@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from graphwright.ir.node import is_call
+from graphwright.lowering.common import register_plumbing
 from graphwright.lowering.openvino.builder import Builder, Value, op
 from graphwright.lowering.openvino.table import register
 
@@ -64,19 +64,7 @@ def copy(b: Builder, self: Value, src: Value, non_blocking: bool) -> Any:
     return b.expand(b.cast(src, self.dtype), src.shape, self.shape)
 
 
-@register(
-    aten._assert_async.msg, aten._assert_scalar.default, aten._assert_tensor_metadata.default,
-    aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default,
-)  # fmt: skip
-def nothing(b: Builder, *args: Any, **arguments: Any) -> None:
-    """What only checks leaves no operator."""
-
-
-@register(operator.getitem)
-def getitem(b: Builder, arg0: list[Any], arg1: int) -> Any:
-    """One of the results of a call."""
-    found = arg0[arg1]
-    return found.out if isinstance(found, Value) else found
+register_plumbing(register)
 
 
 @register(aten.item.default, aten._local_scalar_dense.default)

@@ -8,16 +8,12 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.node import bound
+from graphwright.lowering.common import full, padding_pairs, same_padding
 from graphwright.lowering.openvino.builder import Builder, Size, Value, op, same
 from graphwright.lowering.openvino.table import register
 from graphwright.lowering.support import Support
 
 aten = torch.ops.aten
-
-
-def _list(value: Any, dims: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * dims if len(values) == 1 else values
 
 
 def _biased(b: Builder, out: Any, bias: Value | None, dims: int) -> Any:
@@ -26,26 +22,16 @@ def _biased(b: Builder, out: Any, bias: Value | None, dims: int) -> Any:
     return op.add(out, b.reshape(bias.out, None, [1, bias.shape[0], *[1] * dims]))
 
 
-def _same_padding(node: Node) -> Support:
-    if bound(node)["padding"] == "valid" or all(n == 1 for n in bound(node)["stride"]):
-        return Support.yes()
-    return Support.no("padding 'same' with a stride")
-
-
 @register(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
-@register(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, validate=_same_padding)
+@register(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, validate=same_padding)
 def convolution(
     b: Builder, input: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """Convolution of 1 to 3 dimensions."""
     dims = weight.rank - 2
-    strides, dilations = _list(stride, dims), _list(dilation, dims)
-    if isinstance(padding, str):
-        kernel = [int(n) for n in weight.shape[2:]]
-        total = [0 if padding == "valid" else d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
-        begins, ends = [n // 2 for n in total], [n - n // 2 for n in total]
-    else:
-        begins = ends = _list(padding, dims)
+    strides, dilations = full(stride, dims), full(dilation, dims)
+    pads = padding_pairs(padding, weight.shape[2:], dilations)
+    begins, ends = [front for front, _ in pads], [end for _, end in pads]
     data = input.out if input.rank == weight.rank else b.unsqueeze(input.out, 0)
     if groups == 1:
         out = op.convolution(data, weight.out, strides, begins, ends, dilations).output(0)
@@ -63,10 +49,10 @@ def transposed_convolution(
 ) -> Any:  # fmt: skip
     """Transposed convolution of 1 to 3 dimensions."""
     dims = weight.rank - 2
-    pads = _list(padding, dims)
+    pads = full(padding, dims)
     options: dict[str, Any] = {
-        "strides": _list(stride, dims), "pads_begin": pads, "pads_end": pads, "dilations": _list(dilation, dims),
-        "output_padding": _list(output_padding, dims),
+        "strides": full(stride, dims), "pads_begin": pads, "pads_end": pads, "dilations": full(dilation, dims),
+        "output_padding": full(output_padding, dims),
     }  # fmt: skip
     if groups == 1:
         out = op.convolution_backprop_data(input.out, weight.out, **options)
@@ -104,11 +90,11 @@ def max_pool(
 ) -> Any:
     """Largest value of each window."""
     dims = len(kernel_size) if isinstance(kernel_size, (list, tuple)) else 1
-    kernel, pads = _list(kernel_size, dims), _list(padding, dims)
-    strides = _list(stride, dims) if stride else kernel
+    kernel, pads = full(kernel_size, dims), full(padding, dims)
+    strides = full(stride, dims) if stride else kernel
     rounding = "ceil_torch" if ceil_mode else "floor"
     data = _batched(b, self, dims)
-    pooled = op.max_pool(data, strides, _list(dilation, dims), pads, pads, kernel, rounding).output(0)
+    pooled = op.max_pool(data, strides, full(dilation, dims), pads, pads, kernel, rounding).output(0)
     return _unbatched(b, pooled, self, dims)
 
 
@@ -125,7 +111,7 @@ def average_pool(
 ) -> Any:  # fmt: skip
     """Mean of each window."""
     dims = len(kernel_size)
-    pads, strides = _list(padding, dims), list(stride) or list(kernel_size)
+    pads, strides = full(padding, dims), list(stride) or list(kernel_size)
     rounding = "ceil_torch" if ceil_mode else "floor"
     data = _batched(b, self, dims)
     pooled = op.avg_pool(data, strides, pads, pads, list(kernel_size), not count_include_pad, rounding).output(0)

@@ -11,8 +11,7 @@ from torch.fx import Node
 
 from graphwright.ir.node import bound
 from graphwright.ir.program import Program
-from graphwright.lowering.call_emitter import CallEmitter
-from graphwright.lowering.fold import constant_nodes, evaluate
+from graphwright.lowering.call_emitter import StateEmitter
 from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.openvino.builder import TYPES, Builder, Value, constant, op
 from graphwright.lowering.openvino.table import TABLE
@@ -43,7 +42,7 @@ def emit_model(program: Program, weights: str = "") -> Emitted:
     return _Emitter(program, weights).emitted()
 
 
-class _Emitter(CallEmitter):
+class _Emitter(StateEmitter):
     """State of one emission."""
 
     label = "OpenVINO"
@@ -52,8 +51,6 @@ class _Emitter(CallEmitter):
         super().__init__(program, Builder(), TABLE)
         self.compression = weights
         self.interface = Interface.of(program)
-        self.constant = constant_nodes(program)
-        self._weights: dict[Any, Any] = {}
 
     def emitted(self) -> Emitted:
         parameters = [self._input(port) for port in self.interface.inputs]
@@ -94,9 +91,6 @@ class _Emitter(CallEmitter):
 
     # ---- calls -------------------------------------------------------------------------------
 
-    def is_weight(self, node: Node) -> bool:
-        return node.op == "get_attr" or node in self.constant
-
     def finish(self, node: Node, result: Any) -> Any:
         return self._wrapped(result, node.meta.get("val"))
 
@@ -114,33 +108,18 @@ class _Emitter(CallEmitter):
 
     # ---- weights -----------------------------------------------------------------------------
 
-    def weight(self, node: Node) -> Any:
-        fake = node.meta["val"]
-        if not isinstance(fake, torch.Tensor):
-            return [self.weight(user) for user in node.users]
-        key = self._key(node)
-        if key not in self._weights:
-            self._weights[key] = Value(self._stored(node), fake)
-        return self._weights[key]
+    def stored(self, node: Node, tensor: torch.Tensor, name: str) -> Value:
+        return Value(self._constant(node, tensor, name), node.meta["val"])
 
-    def _stored(self, node: Node) -> Any:
-        tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)
+    def _constant(self, node: Node, tensor: torch.Tensor, name: str) -> Any:
         readers = [user for user in node.users if user not in self.constant]
         if self.compression and _is_matrix(tensor) and all(_multiplies(user, node) for user in readers):
             from graphwright.lowering.openvino.compression import compressed
 
             return compressed(self.builder, tensor, self.compression)
         out = constant(tensor, self.builder.kept)
-        out.get_node().set_friendly_name(str(node.target) if node.op == "get_attr" else f"folded.{node.name}")
+        out.get_node().set_friendly_name(name)
         return out
-
-    def _key(self, node: Node) -> Any:
-        if node.op != "get_attr":
-            return node
-        tensor = self.program.state[str(node.target)]
-        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
-            return str(node.target)
-        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 
+from graphwright.lowering.common import register_plumbing
 from graphwright.lowering.tflite.builder import Builder
 from graphwright.lowering.tflite.graph import Value
 from graphwright.lowering.tflite.table import register
@@ -39,15 +39,4 @@ def copy(b: Builder, self: Value, src: Value, non_blocking: bool) -> Value:
     return b.expand(b.cast(src, self.dtype), self.shape)
 
 
-@register(
-    aten._assert_async.msg, aten._assert_scalar.default, aten._assert_tensor_metadata.default,
-    aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default,
-)  # fmt: skip
-def nothing(b: Builder, *args: Any, **arguments: Any) -> None:
-    """What only checks leaves no operator."""
-
-
-@register(operator.getitem)
-def getitem(b: Builder, arg0: list[Value], arg1: int) -> Value:
-    """One of the results of a call."""
-    return arg0[arg1]
+register_plumbing(register)

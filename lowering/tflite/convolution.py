@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.node import bound
+from graphwright.lowering.common import full, padding_pairs
 from graphwright.lowering.support import Support
 from graphwright.lowering.tflite.builder import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, Builder
 from graphwright.lowering.tflite.graph import Value
@@ -20,25 +21,11 @@ SAME, VALID = 0, 1
 """The schema's numbers for padding."""
 
 
-def numbers(value: Any, dims: int) -> list[int]:
-    """One number, or one for each dimension, as a list."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * dims if len(values) == 1 else values
-
-
 def _planar(node: Node) -> Support:
     dims = bound(node)["weight"].meta["val"].dim() - 2
     if dims > 2:
         return Support.no(f"a convolution of {dims} dimensions", remedy="LiteRT's kernels have 1 and 2 dimensions")
     return Support.yes()
-
-
-def _pairs(padding: Any, kernel: list[int], dilations: list[int]) -> list[tuple[int, int]]:
-    """Entries added before and after along each dimension."""
-    if not isinstance(padding, str):
-        return [(n, n) for n in numbers(padding, len(kernel))]
-    total = [0 if padding == "valid" else d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
-    return [(n // 2, n - n // 2) for n in total]
 
 
 @register(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, validate=_planar)
@@ -47,8 +34,8 @@ def convolution(
 ) -> Value:
     """Convolution of 1 or 2 dimensions."""
     dims = weight.rank - 2
-    kernel, steps, gaps = list(weight.shape[2:]), numbers(stride, dims), numbers(dilation, dims)
-    pairs = _pairs(padding, kernel, gaps)
+    kernel, steps, gaps = list(weight.shape[2:]), full(stride, dims), full(dilation, dims)
+    pairs = padding_pairs(padding, kernel, gaps)
     if dims == 1:  # a plane of one row
         flat = _plane(b, input, weight.rank)
         wide = b.derived(weight, "plane", lambda data: data[:, :, None])
@@ -106,7 +93,7 @@ def _plain_transposed(node: Node) -> Support:
     arguments = bound(node)
     if arguments["groups"] != 1:
         return Support.no("LiteRT's TRANSPOSE_CONV has no groups")
-    if any(n != 1 for n in numbers(arguments["dilation"], 1)):
+    if any(n != 1 for n in full(arguments["dilation"], 1)):
         return Support.no("LiteRT's TRANSPOSE_CONV has no dilation")
     return _planar(node)
 
@@ -118,7 +105,7 @@ def transposed_convolution(
 ) -> Value:  # fmt: skip
     """Transposed convolution of 1 or 2 dimensions: the full one, of which the padding is cut off."""
     dims = weight.rank - 2
-    steps, cuts, extra = (numbers(given, dims) for given in (stride, padding, output_padding))
+    steps, cuts, extra = (full(given, dims) for given in (stride, padding, output_padding))
     if dims == 1:
         input, weight = _plane(b, input, 3), b.derived(weight, "plane", lambda data: data[:, :, None])
         steps, cuts, extra = [1, *steps], [0, *cuts], [0, *extra]

@@ -8,8 +8,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.program import Program
-from graphwright.lowering.call_emitter import CallEmitter
-from graphwright.lowering.fold import constant_nodes, evaluate
+from graphwright.lowering.call_emitter import StateEmitter
 from graphwright.lowering.interface import Interface
 from graphwright.lowering.tflite.builder import Builder, array_of, type_name
 from graphwright.lowering.tflite.fuse import fuse
@@ -31,7 +30,7 @@ def emit_graph(program: Program, name: str, packed: str = "exact", composites: b
     return _Emitter(program, Builder(Graph(name), packed == "native", composites)).graph()
 
 
-class _Emitter(CallEmitter):
+class _Emitter(StateEmitter):
     """State of one emission."""
 
     label = "TFLite"
@@ -39,8 +38,6 @@ class _Emitter(CallEmitter):
     def __init__(self, program: Program, builder: Builder) -> None:
         super().__init__(program, builder, TABLE)
         self.interface = Interface.of(program)
-        self.constant = constant_nodes(program)
-        self._weights: dict[Any, Value] = {}
 
     def graph(self) -> Graph:
         graph: Graph = self.builder.graph
@@ -69,27 +66,8 @@ class _Emitter(CallEmitter):
         value.name = name
         return value
 
-    def is_weight(self, node: Node) -> bool:
-        return node.op == "get_attr" or node in self.constant
-
     def finish(self, node: Node, result: Any) -> Any:
         return result
 
-    def weight(self, node: Node) -> Any:
-        fake = node.meta["val"]
-        if not isinstance(fake, torch.Tensor):
-            return [self.weight(user) for user in node.users]
-        key = self._key(node)
-        if key not in self._weights:
-            tensor = self.program.state[str(node.target)] if node.op == "get_attr" else evaluate(self.program, node)
-            name = str(node.target) if node.op == "get_attr" else f"folded.{node.name}"
-            self._weights[key] = Value(tuple(tensor.shape), type_name(tensor.dtype), array_of(tensor), name)
-        return self._weights[key]
-
-    def _key(self, node: Node) -> Any:
-        if node.op != "get_attr":
-            return node
-        tensor = self.program.state[str(node.target)]
-        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
-            return str(node.target)
-        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    def stored(self, node: Node, tensor: torch.Tensor, name: str) -> Value:
+        return Value(tuple(tensor.shape), type_name(tensor.dtype), array_of(tensor), name)

@@ -10,9 +10,10 @@ from torch.fx import Node
 from torch.nn.functional import interpolate
 
 from graphwright.ir.node import bound, shape_of
+from graphwright.lowering.common import full
 from graphwright.lowering.support import Support
 from graphwright.lowering.tflite.builder import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, Builder
-from graphwright.lowering.tflite.convolution import VALID, numbers
+from graphwright.lowering.tflite.convolution import VALID
 from graphwright.lowering.tflite.graph import Value
 from graphwright.lowering.tflite.matmul import multiplied
 from graphwright.lowering.tflite.shapes import padded
@@ -25,7 +26,7 @@ def _plain_window(node: Node) -> Support:
     arguments = bound(node)
     if arguments.get("ceil_mode"):
         return Support.no("LiteRT's pooling has no ceil_mode")
-    if any(n != 1 for n in numbers(arguments.get("dilation", 1), 1)):
+    if any(n != 1 for n in full(arguments.get("dilation", 1), 1)):
         return Support.no("LiteRT's pooling has no dilation")
     if arguments.get("divisor_override") is not None:
         return Support.no("an average divided by another number")
@@ -37,8 +38,8 @@ def _pooled(b: Builder, self: Value, kernel: list[int], stride: Any, padding: An
     dims = len(kernel)
     batched = self.shape if self.rank == dims + 2 else (1, *self.shape)
     plane = b.reshape(self, [*batched[:2], *[1] * (2 - dims), *batched[2:]])
-    kernel, steps = [[1] * (2 - dims) + list(n) for n in (kernel, numbers(stride, dims) if stride else kernel)]
-    around = [0] * (2 - dims) + numbers(padding, dims)
+    kernel, steps = [[1] * (2 - dims) + list(n) for n in (kernel, full(stride, dims) if stride else kernel)]
+    around = [0] * (2 - dims) + full(padding, dims)
     data = padded(b, b.transpose(plane, TO_CHANNELS_LAST), [(0, 0), *((n, n) for n in around), (0, 0)], filler)
     sizes = [(n - k) // s + 1 for n, k, s in zip(data.shape[1:3], kernel, steps, strict=True)]
     options = {"padding": VALID, "strideH": steps[0], "strideW": steps[1]}
@@ -52,7 +53,7 @@ def max_pool(
     b: Builder, self: Value, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Value:
     """Largest value of each window."""
-    kernel = numbers(kernel_size, 1 if b.node and "1d" in str(b.node.target) else 2)
+    kernel = full(kernel_size, 1 if b.node and "1d" in str(b.node.target) else 2)
     filler = 0 if _is_rectified(b, self) else float(np.finfo(self.dtype).min)
     return _pooled(b, self, kernel, stride, padding, "MAX_POOL_2D", filler)
 
@@ -67,7 +68,7 @@ def _is_rectified(b: Builder, value: Value) -> bool:
 
 def _plain_average(node: Node) -> Support:
     arguments = bound(node)
-    if any(numbers(arguments["padding"], 1)) and not arguments["count_include_pad"]:
+    if any(full(arguments["padding"], 1)) and not arguments["count_include_pad"]:
         return Support.no("an average that leaves out the padding")
     return _plain_window(node)
 
@@ -75,7 +76,7 @@ def _plain_average(node: Node) -> Support:
 @register(aten.avg_pool1d.default, aten.avg_pool2d.default, validate=_plain_average)
 def average_pool(b: Builder, self: Value, kernel_size: Any, stride: Any, padding: Any, **_: Any) -> Value:
     """Mean of each window."""
-    kernel = numbers(kernel_size, 1 if b.node and "1d" in str(b.node.target) else 2)
+    kernel = full(kernel_size, 1 if b.node and "1d" in str(b.node.target) else 2)
     return _pooled(b, self, kernel, stride, padding, "AVERAGE_POOL_2D", 0)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from graphwright.ir.node import bound
+from graphwright.lowering.common import register_transposes
 from graphwright.lowering.support import Support
 from graphwright.lowering.tflite.builder import Builder
 from graphwright.lowering.tflite.graph import Value
@@ -27,39 +28,7 @@ def view(b: Builder, self: Value, **_: Any) -> Value:
     return b.reshape(self, b.shape)
 
 
-@register(aten.permute.default)
-def permute(b: Builder, self: Value, dims: list[int]) -> Value:
-    """The dimensions in another order."""
-    return b.transpose(self, [dim % self.rank for dim in dims])
-
-
-@register(aten.transpose.int)
-def transpose(b: Builder, self: Value, dim0: int, dim1: int) -> Value:
-    """Two dimensions swapped."""
-    order = list(range(self.rank))
-    if order:
-        order[dim0], order[dim1] = order[dim1], order[dim0]
-    return b.transpose(self, order)
-
-
-@register(aten.t.default, aten.numpy_T.default)
-def t(b: Builder, self: Value) -> Value:
-    """The dimensions in reverse order."""
-    return b.transpose(self, list(reversed(range(self.rank))))
-
-
-@register(aten.mT.default)
-def matrix_transpose(b: Builder, self: Value) -> Value:
-    """The last two dimensions swapped."""
-    return transpose(b, self, -2, -1)
-
-
-@register(aten.movedim.int)
-def movedim(b: Builder, self: Value, source: int, destination: int) -> Value:
-    """One dimension at another place."""
-    order = [d for d in range(self.rank) if d != source % self.rank]
-    order.insert(destination % self.rank, source % self.rank)
-    return b.transpose(self, order)
+register_transposes(register, lambda b, value, order: b.transpose(value, order))
 
 
 @register(aten.expand.default, aten.expand_as.default, aten.broadcast_to.default)
