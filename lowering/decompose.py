@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from graphwright.ir.node import OpOverload, value_of
 from graphwright.ir.program import Program
+from graphwright.lowering.experts import counts, grouped_product
 
 Predicate = Callable[[Node], bool]
 Rules = Mapping[Any, Callable[..., Any]]
@@ -52,7 +53,7 @@ def decompose(program: Program, supported: Predicate, rules: Rules | None = None
 def _traced(node: Node, rules: Rules) -> GraphModule | None:
     """The call as a graph of core ATen ops on its node arguments, None where torch has no decomposition."""
     inputs = node.all_input_nodes
-    target: Any = rules.get(node.target, node.target)
+    target: Any = rules.get(node.target) or _own_rule(node.target) or node.target
 
     def call(*values: Any) -> Any:
         by_node = dict(zip(inputs, values, strict=True))
@@ -69,6 +70,14 @@ def _traced(node: Node, rules: Rules) -> GraphModule | None:
             return make_fx(call, decomposition_table={**_table(), **rules}, tracing_mode="real")(*fakes)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
         return None  # the report then names the original call
+
+
+def _own_rule(target: Any) -> Callable[..., Any] | None:
+    """A function for what torch has no decomposition for; other packages' ops are known by name."""
+    if target is torch.ops.aten.histc.default:
+        return lambda values, bins=100, min=0, max=0: None if min == max else counts(values, bins, min, max)
+    name = getattr(getattr(target, "_schema", None), "name", "")
+    return grouped_product if name in ("aten::_grouped_mm", "transformers::grouped_mm_fallback") else None
 
 
 @cache
