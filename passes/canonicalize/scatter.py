@@ -12,7 +12,7 @@ from graphwright.ir.edit import Edit
 from graphwright.ir.infer import same_shape
 from graphwright.ir.invariants import is_mutating
 from graphwright.ir.node import bound, is_call, shape_of, value_of
-from graphwright.ir.sizes import size_node
+from graphwright.ir.sizes import is_computable, size_node
 from graphwright.ir.views import view_source
 
 aten = torch.ops.aten
@@ -57,8 +57,17 @@ def _inverse(view: Node, source: Node, new: Node, edit: Edit) -> Node | None:
     if is_call(view, *_SELF_INVERSE):
         return edit.call(view.target, new, *view.args[1:])
     if _same_elements(view, source):
-        return edit.call(aten.reshape.default, new, [size_node(size, edit) for size in shape_of(source) or ()])
+        return edit.call(aten.reshape.default, new, _sizes(source, edit))
     return _scatter(view, source, new, edit)
+
+
+def _sizes(source: Node, edit: Edit) -> list[Any]:
+    """The sizes of a value: from the inputs, or where they depend on data, its own."""
+    known = edit.rewriter.symbols
+    return [
+        size_node(size, edit) if is_computable(size, known) else edit.call(aten.sym_size.int, source, i)
+        for i, size in enumerate(shape_of(source) or ())
+    ]
 
 
 def _scatter(view: Node, source: Node, new: Node, edit: Edit) -> Node | None:
