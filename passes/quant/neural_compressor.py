@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ from graphwright.passes.quant.options import SCALE_DTYPES, Options
 
 @functools.cache
 def require() -> None:
-    """Import Neural Compressor, which then only logs warnings.
+    """Import Neural Compressor, which then only logs errors and writes to a folder that goes with the process.
 
     Raises:
         MissingDependencyError: It, or a package that it needs, is not installed.
@@ -31,12 +32,20 @@ def require() -> None:
     if importlib.util.find_spec("transformers"):
         importlib.import_module("transformers")  # whether it is there is asked once, when Neural Compressor is imported
     try:
+        from neural_compressor.common import options
         from neural_compressor.common.utils import logger as _logger  # noqa: F401 - sets up the logger
 
         logging.getLogger("neural_compressor").setLevel(logging.ERROR)
+        options.workspace = _scratch().name  # its modules make folders here when they are imported
         from neural_compressor.torch.algorithms import weight_only as _weight_only  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(error.name or "neural_compressor", "inc", "quantize-inc") from error
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="graphwright-")
 
 
 def round_to_nearest(weight: Tensor, options: Options) -> QuantizedLinear:

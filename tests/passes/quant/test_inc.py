@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -139,3 +141,12 @@ def test_dynamic_ranges_follow_the_inputs():
     for scale in (1e-3, 1.0, 1e3):
         expected = codes * scale @ weight + layer[0].bias
         torch.testing.assert_close(result.run(codes * scale), expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_nothing_is_written_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    neural_compressor.require()
+    from neural_compressor.torch.algorithms.layer_wise import LWQ_WORKSPACE
+
+    Path(LWQ_WORKSPACE).mkdir(parents=True, exist_ok=True)
+    assert not list(tmp_path.iterdir())
