@@ -9,22 +9,23 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from graphwright.ir.program import Program
+from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode, weight_expressions
 from graphwright.lowering.eager.packed_body import Body
-from graphwright.lowering.eager.replay import Replay
+from graphwright.lowering.eager.replay import Batch, Replay
+from graphwright.lowering.eager.watch import WeightPlaces
 
 logger = logging.getLogger("graphwright")
 CompileMode = Literal["auto", "never", "graphs", "inductor"]
 Flat = Callable[[Sequence[Tensor]], tuple[Any, ...]]
-_version = attrgetter("_version")
 
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1}  # of the largest element: both sides round at every op
 _MAX_GRAPHS = 64
@@ -55,15 +56,17 @@ class CudaFunction:
         self._weights = weight_function(program, expressions)
         self._body = Body(program, expressions)
         self._function: Flat | None = None
-        self._graphs: OrderedDict[Any, Replay | None] = OrderedDict()
+        self._graphs: OrderedDict[Any, tuple[Batch, Replay] | None] = OrderedDict()
+        self._batches: WeakValueDictionary[Any, Batch] = WeakValueDictionary()
         self._met: set[Any] = set()
         self._seen: set[Any] = set()
         self._folded: Sequence[Tensor] = ()
-        self._all_weights = (*self._body.function.weights, *self._weights.weights)
-        self._token: Any = None
+        read = [*self._body.function.weights, *self._weights.weights]
+        self._places = WeightPlaces(read, () if all(map(is_view, expressions)) else self._weights.weights)
         self._failed = not self._body.is_static
         self._lock = threading.Lock()
         self._stream: Any = None
+        self._raw_stream = 0
         self._pool: Any = None
         self._bytes, self._is_full = 0, False
 
@@ -83,33 +86,36 @@ class CudaFunction:
 
     def ahead(self, inputs: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat results of a call that is recorded, None for any other; nothing but the results remains of it."""
-        sizes = _sizes(inputs)
-        if sizes not in self._seen or not self._serves(inputs):
+        batch = self._batches.get(sizes := _sizes(inputs))
+        if batch is None or not self._serves(inputs):
             return None
         with self._lock:
             self._follow()
-            replay = (
-                self._graphs.get((sizes, self._body.size(inputs))) if self._weights_token() == self._token else None
-            )
-            return None if replay is None else self._body.finish(replay(inputs), copy=True)
+            if self._places.moved():  # what a recording would read may be gone
+                return None
+            found = self._graphs.get((sizes, batch.load(inputs)))
+            results = None if found is None else self._body.finish(found[1](), copy=True)
+            return None if self._places.written() else results
 
     def _serves(self, inputs: Sequence[Tensor]) -> bool:
         """Whether recordings may serve a call."""
+        device = torch.cuda.current_device()
         return not (
             self._failed
             or torch.is_grad_enabled()
-            or not all(tensor.is_cuda and tensor.get_device() == torch.cuda.current_device() for tensor in inputs)
+            or any([tensor.get_device() != device for tensor in inputs])
             or torch._C._is_any_autocast_enabled()
             or torch.cuda.is_current_stream_capturing()
         )
 
     def _follow(self) -> None:
         """Let the current stream wait for the one that used the recordings before."""
-        stream = torch.cuda.current_stream()
-        if stream != self._stream:
+        raw = torch._C._cuda_getCurrentRawStream(torch.cuda.current_device())
+        if self._stream is None or raw != self._raw_stream:
+            stream = torch.cuda.current_stream()
             if self._stream is not None:
                 stream.wait_stream(self._stream)
-            self._stream = stream
+            self._stream, self._raw_stream = stream, raw
 
     def _meet(self, sizes: Any) -> None:
         """Remember sizes; a cache that grows comes with other ones at every call."""
@@ -133,11 +139,12 @@ class CudaFunction:
 
     def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
         rest = [*self._body.function.weights, *self._current()]
-        key = (sizes, self._body.size(inputs))
-        replay = self._graphs.get(key)
-        if replay is not None:
+        batch = self._batches.get(sizes)
+        key = (sizes, self._body.size(inputs) if batch is None else batch.load(inputs))
+        found = self._graphs.get(key)
+        if found is not None:
             self._graphs.move_to_end(key)
-            return self._body.finish(replay(inputs), copy=True)
+            return self._body.finish(found[1](), copy=True)
         results = self._body.finish(self._launch(inputs, rest, key[1]), copy=False)
         if key not in self._graphs:
             self._graphs[key] = None
@@ -156,8 +163,9 @@ class CudaFunction:
         try:
             before = _reserved()
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            replay = Replay(lambda own: self._launch(own, rest, key[1]), inputs, self._pool)
-            _compare(expected, self._body.finish(replay(inputs), copy=True))
+            batch = self._batches.get(key[0]) or Batch(inputs, self._body, self._pool)
+            replay = Replay(lambda own: self._launch(own, rest, key[1]), batch.inputs, self._pool)
+            _compare(expected, self._body.finish(replay(), copy=True))
         except Exception as error:
             self._fail(error)
             return
@@ -166,7 +174,7 @@ class CudaFunction:
         if self.mode == "auto" and self._bytes > total // _SHARE:
             self._is_full = True
         else:
-            self._graphs[key] = replay
+            self._graphs[key], self._batches[key[0]] = (batch, replay), batch
 
     def _compile(self) -> Flat:
         forward = self._body.function.module.forward
@@ -184,17 +192,11 @@ class CudaFunction:
 
     def _current(self) -> Sequence[Tensor]:
         """Values of the weight expressions; where a weight has changed, they and all graphs are made anew."""
-        token = self._weights_token()
-        if token != self._token:
-            self._token = token
+        if self._places.changed():
             self._graphs.clear()
             with torch.inference_mode(False), torch.no_grad():
                 self._folded = self._weights(())
         return self._folded
-
-    def _weights_token(self) -> Any:
-        """Changes when a weight moves or is written to."""
-        return list(map(_version, self._all_weights)), list(map(Tensor.data_ptr, self._all_weights))
 
 
 def _sizes(inputs: Sequence[Tensor]) -> Any:

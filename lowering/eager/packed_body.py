@@ -13,7 +13,7 @@ from graphwright.ir.node import bound, is_call
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
 from graphwright.lowering.eager.flat import flat_function
-from graphwright.lowering.eager.kernels.packed_plan import chosen_tokens, packed_plan, token_places, unpack_rows
+from graphwright.lowering.eager.kernels.packed_plan import chosen_tokens, packed_plan, token_sources, unpack_rows
 
 _OPS = torch.ops.graphwright
 _BUCKETS = 128  # of the number of tokens: a batch computes at most a 128th of its size for nothing
@@ -52,14 +52,22 @@ class Body:
         """Number of arguments that are parts of the plan; they come last."""
         return len(self._parts)
 
+    def positions(self, inputs: Sequence[Tensor]) -> int:
+        """Batch times length of these inputs; 0 for a program that packs nothing."""
+        return self._keep(inputs)[0].numel() if self._parts else 0
+
+    def count(self, inputs: Sequence[Tensor]) -> Tensor:
+        """[], int64: how many tokens of these inputs are to be computed, for a program that packs them."""
+        return chosen_tokens(self._keep(inputs)[0], self._first).sum()
+
+    def rounded(self, count: int, positions: int) -> int:
+        """The number of tokens to compute where `count` of these positions are needed."""
+        step = max(positions // _BUCKETS, _FEWEST)
+        return min(max(-(-count // step), 1) * step, positions)
+
     def size(self, inputs: Sequence[Tensor]) -> int:
         """The number of tokens to compute for these inputs, rounded up; 0 for a program that packs nothing."""
-        if not self._parts:
-            return 0
-        (keep,) = self._keep(inputs)
-        count = int(chosen_tokens(keep, self._first).sum())
-        step = max(keep.numel() // _BUCKETS, _FEWEST)
-        return min(max(-(-count // step), 1) * step, keep.numel())
+        return self.rounded(int(self.count(inputs)), self.positions(inputs)) if self._parts else 0
 
     def plan(self, inputs: Sequence[Tensor], size: int) -> list[Tensor]:
         """Further arguments of the function."""
@@ -90,8 +98,8 @@ def _parts(program: Program, plan: Node) -> list[tuple[Node, int]]:
     """What is used of a plan, and which of the results of `packed_plan` it is."""
     parts = [(node, int(node.args[1])) for node in plan.users]  # type: ignore[arg-type]
     tokens = [node for node, i in parts if i == 0]
-    places = [node for node in program.graph.nodes if node.target is token_places and node.args[0] in tokens]
-    return parts + [(node, 4) for node in places]
+    sources = [node for node in program.graph.nodes if node.target is token_sources and node.args[0] in tokens]
+    return parts + [(node, 4) for node in sources]
 
 
 def _unpacked(result: Any) -> tuple[Any, ...]:

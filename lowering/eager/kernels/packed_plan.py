@@ -6,12 +6,14 @@ batch, that belong to no sequence.
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 Plan = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+MAX_WIDTH = 8192
 
 
 def chosen_tokens(keep: Tensor, first: bool) -> Tensor:
@@ -32,8 +34,8 @@ def packed_plan(keep: Tensor, size: int, first: bool) -> Plan:
         first: Compute the first token of each row even where it is padding.
 
     Returns:
-        `tokens`, `offsets`, `keys`, `key_offsets` as of `graphwright::token_plan`, and `places` [size]: where in the
-        batch the result of each token goes, batch * length for nowhere.
+        `tokens`, `offsets`, `keys`, `key_offsets` as of `graphwright::token_plan`, and `sources` [batch * length]:
+        which of the tokens stands at each position, -1 for none.
     """
     if keep.is_cuda and find_spec("triton") is not None:
         from graphwright.lowering.eager.kernels.packed_plan_triton import launch
@@ -48,7 +50,9 @@ def reference(keep: Tensor, size: int, first: bool) -> Plan:
     tokens, count = _positions(chosen.flatten(), size)
     real = keep.flatten().index_select(0, tokens) & (torch.arange(size, device=keep.device) < count)
     keys, _ = _positions(real, size)
-    return tokens, _offsets(chosen), keys, _offsets(keep), torch.where(real, tokens, keep.numel())
+    sources = tokens.new_full([keep.numel() + 1], -1)
+    sources[torch.where(real, tokens, keep.numel())] = torch.arange(size, device=keep.device)
+    return tokens, _offsets(chosen), keys, _offsets(keep), sources[:-1]
 
 
 def _positions(flags: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -65,13 +69,18 @@ def _offsets(chosen: Tensor) -> Tensor:
     return torch.nn.functional.pad(counts, (1, 0))
 
 
-def token_places(tokens: Tensor, keys: Tensor, size: int) -> Tensor:
-    """[tokens]: where in a batch of `size` positions the result of each token goes, `size` for nowhere."""
-    places = torch.full_like(tokens, size)
-    return places.index_copy_(0, keys, tokens.index_select(0, keys))
+def token_sources(tokens: Tensor, keys: Tensor, size: int) -> Tensor:
+    """[size]: which of the tokens stands at each of `size` positions of a batch, -1 for none."""
+    return tokens.new_full([size], -1).index_copy_(0, tokens.index_select(0, keys), keys)
 
 
-def unpack_rows(x: Tensor, places: Tensor, batch: int, length: int) -> Tensor:
-    """[1, tokens, ...] -> [batch, length, ...]: each token at its place, zero elsewhere."""
-    flat = x.new_zeros([batch * length + 1, *x.shape[2:]]).index_copy_(0, places, x.squeeze(0))
-    return flat[:-1].unflatten(0, [batch, length])
+def unpack_rows(x: Tensor, sources: Tensor, batch: int, length: int) -> Tensor:
+    """[1, tokens, ...] -> [batch, length, ...]: at each position the token that stands there, or zero."""
+    rows = x.squeeze(0)
+    width = math.prod(rows.shape[1:])
+    if x.is_cuda and x.is_floating_point() and width <= MAX_WIDTH and find_spec("triton") is not None:
+        from graphwright.lowering.eager.kernels.packed_plan_triton import gather
+
+        return gather(rows, sources).unflatten(0, [batch, length])
+    padded = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])  # so that -1 is a row of zeros
+    return padded[sources].unflatten(0, [batch, length])

@@ -1,6 +1,9 @@
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
-"""The Triton kernels of `packed_plan`: one counts the tokens of each row, the other writes each row's part."""
+"""The Triton kernels of `packed_plan` and `unpack_rows`.
+
+The plan is made by one that counts the tokens of each row and one that writes each row's part.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _count(keep, counts, rows, length, BLOCK: tl.constexpr, FIRST: tl.constexpr)
 
 @triton.jit
 def _write(
-    keep, counts, tokens, offsets, keys, key_offsets, places, rows, length, size, nowhere,
+    keep, counts, tokens, offsets, keys, key_offsets, sources, rows, length, size,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
@@ -43,7 +46,7 @@ def _write(
     position = row.to(tl.int64) * length + cols
     inside = (chosen != 0) & (spot < size)
     tl.store(tokens + spot, position, mask=inside)
-    tl.store(places + spot, tl.where(real != 0, position, nowhere), mask=inside)
+    tl.store(sources + position, tl.where(inside & (real != 0), spot, -1).to(tl.int64), mask=cols < length)
     tl.store(keys + key_base + tl.cumsum(real, 0) - 1, spot.to(tl.int64), mask=(real != 0) & (spot < size))
     tl.store(offsets + row + 1, base + tl.sum(chosen, 0))
     tl.store(key_offsets + row + 1, key_base + tl.sum(real, 0))
@@ -56,11 +59,32 @@ def launch(keep: Tensor, size: int, first: bool) -> tuple[Tensor, Tensor, Tensor
     counts = torch.empty(2, rows, dtype=torch.int32, device=keep.device)
     offsets, key_offsets = torch.zeros(2, rows + 1, dtype=torch.int32, device=keep.device)
     tokens, keys = torch.zeros(2, size, dtype=torch.int64, device=keep.device)
-    places = torch.full((size,), rows * length, dtype=torch.int64, device=keep.device)
+    sources = torch.empty(rows * length, dtype=torch.int64, device=keep.device)
     block = triton.next_power_of_2(length)
     _count[(rows,)](keep, counts, rows, length, BLOCK=block, FIRST=first)
     _write[(rows,)](
-        keep, counts, tokens, offsets, keys, key_offsets, places, rows, length, size, rows * length,
+        keep, counts, tokens, offsets, keys, key_offsets, sources, rows, length, size,
         BLOCK=block, ROWS=triton.next_power_of_2(rows), FIRST=first,
     )  # fmt: skip
-    return tokens, offsets, keys, key_offsets, places
+    return tokens, offsets, keys, key_offsets, sources
+
+
+@triton.jit
+def _gather(x, sources, out, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cols = tl.arange(0, BLOCK)
+    source = tl.load(sources + rows, mask=rows < count, other=-1)
+    inside = (cols < WIDTH)[None, :]
+    values = tl.load(x + source[:, None] * WIDTH + cols[None, :], mask=(source >= 0)[:, None] & inside, other=0.0)
+    tl.store(out + rows[:, None] * WIDTH + cols[None, :], values, mask=(rows < count)[:, None] & inside)
+
+
+def gather(x: Tensor, sources: Tensor) -> Tensor:
+    """[tokens, ...] -> [positions, ...]: the rows that `sources` [positions], int64, names, zeros where it is -1."""
+    x = x.contiguous()
+    count, width = sources.numel(), x.stride(0)
+    out = x.new_empty(count, *x.shape[1:])
+    block = triton.next_power_of_2(width)
+    rows = max(4096 // block, 1)
+    _gather[(triton.cdiv(count, rows),)](x, sources, out, count, WIDTH=width, BLOCK=block, ROWS=rows)
+    return out

@@ -3,7 +3,7 @@
 linear, activation(linear) `activated_linear`
 norm(a + b), norm(a)       `residual_norm`
 varlen_attention           `packed_attention`
-unpack_tokens              `token_places`, `unpack_rows`
+unpack_tokens              `token_sources`, `unpack_rows`
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphwright.ir.node import bound, is_call, shape_of, value_of
 from graphwright.ir.program import Program
 from graphwright.lowering.eager.kernels.activated_linear import activated_linear
 from graphwright.lowering.eager.kernels.packed_attention import MAX_WIDTH, packed_attention
-from graphwright.lowering.eager.kernels.packed_plan import token_places, unpack_rows
+from graphwright.lowering.eager.kernels.packed_plan import token_sources, unpack_rows
 from graphwright.lowering.eager.kernels.residual_norm import residual_norm
 
 aten = torch.ops.aten
@@ -52,18 +52,18 @@ def place_kernels(
     if len(devices) != 1 or not any(map(fits, program.graph.nodes)):
         return program  # Triton launches on one GPU at a time
     copy = program.clone()
-    places: dict[Node, Node] = {}
+    sources: dict[Node, Node] = {}
     found = [node for node in copy.graph.nodes if fits(node)]
     for node in sorted(found, key=lambda node: is_call(node, aten.linear)):
-        _place(node, places)
+        _place(node, sources)
     return copy
 
 
-def _place(node: Node, places: dict[Node, Node]) -> None:
+def _place(node: Node, sources: dict[Node, Node]) -> None:
     if is_call(node, _OPS.varlen_attention):
         _place_attention(node)
     elif is_call(node, _OPS.unpack_tokens):
-        _place_unpacking(node, places)
+        _place_unpacking(node, sources)
     elif is_call(node, aten.layer_norm, aten.rms_norm):
         _place_norm(node)
     elif is_call(node, aten.linear):
@@ -93,17 +93,17 @@ def _place_attention(node: Node) -> None:
         _replace(node, packed_attention, (*(arguments[name] for name in names), first))
 
 
-def _place_unpacking(node: Node, places: dict[Node, Node]) -> None:
+def _place_unpacking(node: Node, sources: dict[Node, Node]) -> None:
     arguments = bound(node)
     tokens, batch, length = (arguments[name] for name in ("tokens", "batch", "length"))
     if arguments["keys"] is None:
         return
-    if tokens not in places:
+    if tokens not in sources:
         with node.graph.inserting_before(node):
             size = node.graph.call_function(operator.mul, (batch, length))
-            places[tokens] = node.graph.call_function(token_places, (tokens, arguments["keys"], size))
-            places[tokens].meta = dict(tokens.meta)
-    _replace(node, unpack_rows, (arguments["x"], places[tokens], batch, length))
+            sources[tokens] = node.graph.call_function(token_sources, (tokens, arguments["keys"], size))
+            sources[tokens].meta = dict(tokens.meta)
+    _replace(node, unpack_rows, (arguments["x"], sources[tokens], batch, length))
 
 
 # ---- linears -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import transformers as tf
 
 import graphwright as gw
 from graphwright.ir.node import is_call
-from graphwright.lowering.eager import cuda
+from graphwright.lowering.eager import cuda, replay
 from graphwright.lowering.eager.cuda import only_gpu
 from graphwright.lowering.eager.flat import flat_function, weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
@@ -89,16 +89,18 @@ class Played:
     """Stands for a recording: computes anew."""
 
     def __init__(self, function, inputs, pool):
-        self.function = function
+        self.function, self.inputs = function, inputs
 
-    def __call__(self, inputs):
-        return self.function(inputs)
+    def __call__(self):
+        return self.function(self.inputs)
 
 
 @pytest.fixture
 def recorder(monkeypatch):
     """A program on packed tokens whose calls are recorded without a GPU."""
     monkeypatch.setattr(cuda, "Replay", Played)
+    monkeypatch.setattr(replay, "Replay", Played)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: None))
     monkeypatch.setattr(cuda, "_reserved", lambda: 0)
     monkeypatch.setattr(cuda.CudaFunction, "_serves", lambda self, inputs: not self._failed)
     monkeypatch.setattr(cuda.CudaFunction, "_follow", lambda self: None)
@@ -122,23 +124,38 @@ def test_calls_are_recorded_when_they_come_a_third_time(recorder):
         assert recorder.ahead(other) is not None and len(recorder._graphs) == 2
 
 
-def test_recordings_end_with_the_weights_they_were_made_of(recorder):
+def _is_served(recorder, inputs):
+    """Whether a recording serves a call; whatever does is right."""
+    ahead = recorder.ahead(inputs)
+    expected = recorder.plain(inputs)[0]
+    for results in (recorder(inputs), ahead or (expected,)):
+        torch.testing.assert_close(results[0], expected, rtol=0, atol=1e-11)
+    return ahead is not None
+
+
+def test_recordings_follow_their_weights(recorder):
     inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
+    state = recorder.plain.program.state
+    dense, query = (state[f"encoder.layer.0.{name}.weight"] for name in ("output.dense", "attention.self.query"))
     with torch.no_grad():
         for _ in range(3):
             recorder(inputs)
-        weight = recorder.plain.program.state["encoder.layer.0.output.dense.weight"]
-        weight.mul_(2)
-        assert recorder.ahead(inputs) is None
-        torch.testing.assert_close(recorder(inputs)[0], recorder.plain(inputs)[0], rtol=0, atol=1e-11)
-        weight.mul_(0.5)  # other tests share it
+        for weight, is_kept in ((dense, False), (query, True)):
+            old = weight.data.clone()
+            weight.mul_(2)  # seen by recordings, but not by the merged projections
+            assert _is_served(recorder, inputs) == (not is_kept)
+            recorder(inputs)
+            weight.data = old  # lies elsewhere; other tests share it
+            assert not _is_served(recorder, inputs)
+            recorder(inputs)
+            assert _is_served(recorder, inputs)
 
 
 def test_a_program_that_computes_something_else_when_replayed_is_not_recorded(recorder, monkeypatch, caplog):
     monkeypatch.setattr(
         Played,
         "__call__",
-        lambda self, inputs: [torch.zeros_like(x) if i == 0 else x for i, x in enumerate(self.function(inputs))],
+        lambda self: [torch.zeros_like(x) if i == 0 else x for i, x in enumerate(self.function(self.inputs) or ())],
     )
     inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
     with torch.no_grad():
@@ -170,7 +187,7 @@ def test_replayed_graphs(name, pipeline):
         for rows, length in ((4, 9), (3, 16)):
             _compared(artifact, model, kind, rows, length)
     assert not artifact._call._failed
-    assert any(replay is not None for replay in artifact._call._graphs.values())
+    assert any(found is not None for found in artifact._call._graphs.values())
 
 
 @on_gpu

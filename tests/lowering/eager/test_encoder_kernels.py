@@ -85,9 +85,7 @@ def test_plans_of_fixed_size_begin_like_those_of_any_size(first):
         assert torch.equal(plan[0][:count], tokens) and not plan[0][count:].any()
         assert torch.equal(plan[1], offsets) and torch.equal(plan[3], key_offsets)
         assert torch.equal(plan[2][:key_count], keys)
-        assert (
-            torch.equal(plan[4][:count], packed_plan.token_places(tokens, keys, 45)) and (plan[4][count:] == 45).all()
-        )
+        assert torch.equal(plan[4], packed_plan.token_sources(tokens, keys, 45))
         x = torch.randn(1, size, 3)
         expected = torch.ops.graphwright.unpack_tokens(x[:, :count], tokens, 5, 9, keys)
         assert torch.equal(packed_plan.unpack_rows(x, plan[4], 5, 9), expected)
@@ -183,3 +181,8 @@ def test_packed_plans_on_a_gpu(first):
             expected = packed_plan.reference(keep, size, first)
             for want, have in zip(expected, packed_plan.packed_plan(keep, size, first), strict=True):
                 assert torch.equal(want, have)
+            for shape in ((1, size), (1, size, 24), (1, size, 2, 384)):
+                x = torch.randn(shape, device="cuda", dtype=torch.float16)
+                unpacked = packed_plan.unpack_rows(x, expected[4], rows, length)
+                padded = torch.cat([x[0], x.new_zeros(1, *shape[2:])])
+                assert torch.equal(unpacked, padded[expected[4]].unflatten(0, [rows, length]))
