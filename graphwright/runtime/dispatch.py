@@ -41,6 +41,9 @@ class StateGraphs:
         self.refused: set[Hashable] = set()
 
 
+Ahead = tuple[StateGraphs, CapturedGraph, tuple[Any, ...]]
+
+
 class Dispatcher:
     """Serves the calls of one model.
 
@@ -95,23 +98,27 @@ class Dispatcher:
         except Unservable as reason:
             self.say(str(reason))
             return self.forward(model, *args, **kwargs)
+        if ahead is not None and ahead[0] is states:
+            self.served += 1
+            return ahead[1].run(call, ahead[2])
         for graph in states.graphs.get(key, ()):
             if graph.accepts(call):
                 self.served += 1
-                return graph.run(call, ahead.get(graph))
+                return graph.run(call)
         with self._lock:
             return self._learn(model, call, key, arguments, states)
 
-    def _ahead(self, call: Call, key: Hashable) -> dict[CapturedGraph, tuple[Any, ...]]:
-        """Results of the graph that serves this call if the model is still as it was at the last one.
+    def _ahead(self, call: Call, key: Hashable) -> Ahead | None:
+        """A graph that serves this call if the model is still as it was at the last one, and its results.
 
         The GPU computes them while the host finds that out; if it is not, they are forgotten.
         """
-        for graph in self._states[0].graphs.get(key, ()) if self._states else ():
-            if graph.accepts(call):
-                results = graph.artifact.ahead(call.tensors)
-                return {} if results is None else {graph: results}
-        return {}
+        for states in self._states[:1]:
+            for graph in states.graphs.get(key, ()):
+                if graph.accepts(call):
+                    results = graph.artifact.ahead(call.tensors)
+                    return None if results is None else (states, graph, results)
+        return None
 
     def states(self, model: nn.Module) -> StateGraphs:
         """The graphs for the state the model is in; the most recently used state comes first."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CHILDREN = ("_parameters", "_buffers", "_modules")
@@ -40,6 +41,7 @@ class ModelState:
         self._lengths = list(map(len, self._attributes))
         self._hooks = [vars(module)[kind] for module in modules for kind in _HOOKS]
         self._hook_counts = list(map(len, self._hooks)) if any(self._hooks) else None
+        self._next_hook = RemovableHandle.next_id
         self._tensors = [value for value in self._objects if isinstance(value, torch.Tensor)]
         self._dtypes = list(map(_dtype, self._tensors))
         self._buffers = [tensor for tensor in self._tensors if not isinstance(tensor, nn.Parameter)]
@@ -63,9 +65,14 @@ class ModelState:
         )
 
     def _has_same_hooks(self) -> bool:
-        if self._hook_counts is None:
-            return not any(self._hooks)
-        return list(map(len, self._hooks)) == self._hook_counts
+        if self._hook_counts is not None:
+            return list(map(len, self._hooks)) == self._hook_counts
+        if self._next_hook == RemovableHandle.next_id:  # nobody has registered a hook anywhere
+            return True
+        if any(self._hooks):
+            return False
+        self._next_hook = RemovableHandle.next_id
+        return True
 
     def parameters(self) -> list[torch.Tensor]:
         """The trainable parameters, each once."""
