@@ -18,6 +18,8 @@ PACKAGES = {
         ],
         ["--no-deps", "--no-build-isolation", "gptqmodel==7.7.0"],
     ],
+    "autoround": [[TORCH, "auto-round==0.15.1"]],
+    "neuralcompressor": [[TORCH, "transformers==5.23.0", "neural-compressor-pt==3.10", "accelerate"]],
 }  # fmt: skip
 """Installation steps by library; gptqmodel asks for a newer torch than it needs, so it is installed without it."""
 

@@ -1,8 +1,8 @@
-"""Quantize with gptqmodel, in an environment of its own: MODEL IDS OUT BITS GROUP SYMMETRIC [plain].
+"""Quantize with gptqmodel, in an environment of its own: MODEL IDS OUT BITS GROUP SYMMETRIC VARIANT.
 
-Runs its best closed-form options: the p-norm search for scales, activation order within groups (for one scale per
-output, which it cannot combine with that, plain activation order). With `plain`, its defaults, and only the cost is
-told.
+`mse` searches scales by a p-norm and orders inputs within groups (for one scale per output, which it cannot combine
+with that, by activations); `act` orders all by activations; `gptaq` and `foem` are its two extensions, with `mse`.
+With `plain`, its defaults, only the cost is told.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from cost import cost
 from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel.quantization.config import FOEMConfig, GPTAQConfig
 from safetensors.torch import load_file, save_file
 
 
@@ -34,20 +35,26 @@ def weight(tensors: dict[str, torch.Tensor], path: str, bits: int, version: int)
     return ((codes - zeros[group]) * tensors[f"{path}.scales"].float()[group]).T.contiguous()
 
 
+def config(bits: int, group: int, symmetric: bool, variant: str) -> QuantizeConfig:
+    """Its options."""
+    by_activation = group <= 0 or variant == "act"
+    extension = {"gptaq": GPTAQConfig, "foem": FOEMConfig}.get(variant)
+    return QuantizeConfig(
+        bits=bits, group_size=group if group > 0 else -1, sym=symmetric, mse=0.0 if variant == "plain" else 2.4,
+        act_group_aware=not by_activation, desc_act=by_activation, **({variant: extension()} if extension else {}),
+    )  # fmt: skip
+
+
 def main() -> None:
     """Quantize, save, read back."""
-    model_path, ids_path, out, bits, group, symmetric, *plain = sys.argv[1:]
-    per_channel = int(group) <= 0
-    config = QuantizeConfig(
-        bits=int(bits), group_size=-1 if per_channel else int(group), sym=symmetric == "1", mse=0.0 if plain else 2.4,
-        act_group_aware=not per_channel, desc_act=per_channel,
-    )  # fmt: skip
+    model_path, ids_path, out, bits, group, symmetric, variant = sys.argv[1:]
+    options = config(int(bits), int(group), symmetric == "1", variant)
     rows = load_file(ids_path)["ids"]
-    model = GPTQModel.load(model_path, config, device="cpu", dtype=torch.float32)
+    model = GPTQModel.load(model_path, options, device="cpu", dtype=torch.float32)
     batches = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in rows]
     with cost("gptqmodel"):
         model.quantize(batches, batch_size=8)
-    if plain:
+    if variant == "plain":
         return
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
