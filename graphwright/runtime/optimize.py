@@ -116,7 +116,8 @@ def _default_pipeline(model: nn.Module, target: EagerTarget, remove_padding: boo
     """The passes that pay where the model is."""
     weight = next(model.parameters(), None)
     on_gpu = weight is not None and weight.is_cuda
-    steps = ["default", "fuse-norm,fuse-activation" if on_gpu else "", "remove-padding" if remove_padding else ""]
+    fused = "fuse-norm,fuse-activation" if on_gpu else "conv1d-to-linear,fuse-activation"
+    steps = ["default", fused, "remove-padding" if remove_padding else ""]
     merge = on_gpu and target.fold == "all"  # the merged weights are kept
     return Pipeline(",".join(filter(None, [*steps, "encoder-fastpath" if merge else ""])))
 

@@ -11,10 +11,11 @@ from torch.fx.node import map_arg
 
 from graphwright.ir import library as _library  # noqa: F401 - defines torch.ops.graphwright
 from graphwright.ir.infer import fake_mode_of, infer
+from graphwright.ir.invariants import is_mutating
 from graphwright.ir.node import is_call, value_of
 from graphwright.ir.program import Program
 from graphwright.ir.rewriter import is_needed
-from graphwright.ir.views import is_view
+from graphwright.ir.views import is_view, view_root
 from graphwright.lowering.eager.linear import onednn_linear
 from graphwright.lowering.eager.speeds import user_speeds
 
@@ -91,6 +92,8 @@ class _Narrowing:
             return False
         if is_call(node, *_PRODUCTS):
             kept = _kept_operands(node)
+            if any(_is_cache(source) for source in node.all_input_nodes):
+                return False
             return all(_is_wide(value_of(source)) for source in node.all_input_nodes[:2] if source not in kept)
         sources = [
             source for source in node.all_input_nodes if isinstance(value_of(source), (torch.Tensor, list, tuple))
@@ -129,6 +132,18 @@ class _Narrowing:
 def _kept_operands(node: Node) -> Sequence[Any]:
     """Operands that stay wide: scales of packed weights, since codes were chosen for them."""
     return node.args[1:5] if is_call(node, torch.ops.graphwright.packed_linear) else ()
+
+
+def _is_cache(source: Node) -> bool:
+    """Whether a value is an input with something appended: to narrow all of it at each call is no gain."""
+    root = view_root(source)
+    if root.op == "placeholder":
+        return any(map(is_mutating, root.users))
+    return is_call(root, aten.index_copy, aten.cat) and any(map(_is_wide_input, root.all_input_nodes))
+
+
+def _is_wide_input(node: Node) -> bool:
+    return node.op == "placeholder" and _is_wide(value_of(node))
 
 
 def _is_wide(value: Any) -> bool:

@@ -86,3 +86,26 @@ def test_results_ahead_are_forgotten_where_the_model_has_changed(monkeypatch):
         model.encoder.layer[0].output.dense = torch.nn.Linear(48, 32)
         torch.testing.assert_close(fast(**inputs)[0], model(**inputs)[0], rtol=1e-5, atol=1e-5)
         assert len(ahead) == 3 and dispatcher_of(fast).served == 2
+
+
+def _gpt2():
+    torch.manual_seed(0)
+    config = tf.GPT2Config(vocab_size=50, n_embd=256, n_layer=2, n_head=4, n_positions=40, eos_token_id=None)
+    model = tf.GPT2LMHeadModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    return model
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 in oneDNN here")
+def test_steps_are_narrow_where_it_is_allowed():
+    model = _gpt2()
+    fast = gw.optimize(model, target="eager{dtype=bfloat16}")
+    options = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_logits": True, "pad_token_id": 0}
+    for _ in range(2):
+        found = fast.generate(torch.randint(1, 50, (1, 7)), do_sample=False, **options)
+        with torch.no_grad():
+            expected = model(found.sequences).logits[:, 6:-1].transpose(0, 1)
+        error = (torch.stack(found.logits) - expected).abs().max()
+        assert 0 < error < 5e-2 * expected.abs().max()  # products in half precision, over two layers
+        model.transformer.h[0].mlp.c_fc.weight.data.mul_(-1)  # narrow copies of weights follow

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphwright.ir.errors import GraphwrightError
+from graphwright.lowering.eager.narrow import narrow_dtype
 from graphwright.runtime.caches import Unservable
 from graphwright.runtime.call import Call
 from graphwright.runtime.compare import difference
@@ -117,12 +118,12 @@ class Engine:
         with torch.no_grad():
             expected = forward(model, **given, past_key_values=cache).logits
         failure = ""
-        chosen = self.dispatcher.pipeline
+        chosen, target = self.dispatcher.pipeline, self.dispatcher.target
         attempts = [(chosen, True)] * inputs.position.is_cuda + [(pipeline, False) for pipeline in (chosen, *SAFER)]
         for pipeline, kernels in attempts:
             try:
-                graph = StepGraph(model, forward, inputs, pipeline, kernels)
-                failure = difference(expected, _try(graph, inputs)) or ""
+                graph = StepGraph(model, forward, inputs, pipeline, target, kernels)
+                failure = difference(expected, _try(graph, inputs), narrow_dtype(target.dtype)) or ""
             except GraphwrightError as error:
                 failure = one_line(error)
             except Unservable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -98,18 +99,25 @@ class StepGraph:
         forward: Its original forward.
         inputs: Example inputs.
         pipeline: Passes to run before those for static caches.
+        target: How the model's other calls run.
         kernels: Whether to use the kernels for steps of one token, on a GPU.
     """
 
     def __init__(
-        self, model: nn.Module, forward: Forward, inputs: StepInputs, pipeline: Pipeline, kernels: bool = True
+        self,
+        model: nn.Module,
+        forward: Forward,
+        inputs: StepInputs,
+        pipeline: Pipeline,
+        target: EagerTarget,
+        kernels: bool = True,
     ) -> None:
         with torch.inference_mode(False), torch.no_grad():
             program = _capture(model, forward, inputs)
             self.guard = SizeGuard(program, inputs.tensors)
             steps = (*pipeline.passes, *_lowering_passes(kernels and inputs.position.is_cuda))
             lowered = Pipeline(steps).run(program, validate=False).program
-        self.artifact = EagerTarget(fold="views", compile="never").emit(lowered)
+        self.artifact = _step_target(target).emit(lowered)
         self.flat = self.artifact.flat
         self.weights = list(lowered.tensors().values())
 
@@ -120,6 +128,11 @@ class StepGraph:
     def token(self) -> list[tuple[int, int]]:
         """Changes when a weight moves or is written to."""
         return [(weight.data_ptr(), weight._version) for weight in self.weights]
+
+
+def _step_target(target: EagerTarget) -> EagerTarget:
+    """The target of a step: recorded by its caller, and without copies of weights but those that the user allows."""
+    return replace(target, compile="never", fold="views" if target.dtype == "float32" else "all")
 
 
 def _lowering_passes(kernels: bool) -> Sequence[Any]:

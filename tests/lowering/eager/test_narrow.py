@@ -118,3 +118,25 @@ def test_bert():
         have, want = function(inputs)[0], model(**leaves).last_hidden_state
     assert float((have - want)[0].abs().max()) < 0.08
     assert torch.isfinite(have).all()
+
+
+class Step(nn.Module):
+    """A step on a buffer for keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = nn.Linear(32, 96)
+
+    def forward(self, x, keys, values, position):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        keys, values = keys.index_copy(2, position, k), values.index_copy(2, position, v)
+        return F.scaled_dot_product_attention(q, keys, values), keys, values
+
+
+@pytest.mark.parametrize("passes", ["canonicalize", "canonicalize,static-cache"])
+def test_caches_stay_wide(trace_module, passes):
+    inputs = (torch.randn(2, 1, 32), torch.zeros(2, 4, 6, 8), torch.zeros(2, 4, 6, 8), torch.tensor([3]))
+    narrowed = narrow(Pipeline(passes).run(trace_module(Step(), *inputs)).program)
+    assert dtypes(narrowed, aten.linear) == {BF16}
+    assert dtypes(narrowed, aten.scaled_dot_product_attention) == {F32}
