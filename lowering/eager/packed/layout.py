@@ -1,4 +1,8 @@
-"""Packed weights in the layouts of PyTorch's kernels: 4 bits in whole groups, `W = (code - 8) * scale + offset`."""
+"""Packed weights in the layouts of PyTorch's kernels.
+
+Up to 4 bits in whole groups, `W = (code - 8) * scale + offset`; 8 bits with one group for each output,
+`W = (code - 128) * scale + offset`.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +60,36 @@ def int4(packed: PackedWeight) -> Int4:
     offsets = (8 - zeros) * scales
     spread = lambda values: values.repeat_interleave(repeats, 1)  # noqa: E731
     return Int4(codes, spread(scales), spread(offsets), size, order)
+
+
+@dataclass(frozen=True, eq=False)
+class Int8:
+    """Codes of 8 bits with one scale for each output.
+
+    Args:
+        codes: [N, K], int8.
+        scales: [N], float32.
+        ones: [N], bfloat16, for the kernel, which would round scales.
+        offsets: [N], float32, what is added to `code * scale`; None for zeros.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    ones: Tensor
+    offsets: Tensor | None
+
+
+def is_int8(inputs: int, bits: int, group_size: int) -> bool:
+    """Whether `int8` can express a weight."""
+    return bits == 8 and group_size >= inputs
+
+
+def int8(packed: PackedWeight) -> Int8:
+    """The weight as the kernel reads it; `is_int8` must hold."""
+    scales = packed.scales.float().flatten()
+    offsets = None if packed.zeros is None else (128 - packed.zeros.float().flatten()) * scales
+    codes = (packed.codes().int() - 128).to(torch.int8)
+    return Int8(codes, scales, torch.ones_like(scales, dtype=torch.bfloat16), offsets)
 
 
 def scales_and_offsets(weight: Int4, dtype: torch.dtype) -> Tensor:

@@ -60,10 +60,26 @@ def test_bfloat16_runs_on_the_int4_kernel(bits, asymmetric, scattered, group_siz
     assert "int4" in forms(call)
 
 
-def test_the_slow_reference_loop_never_runs():
-    """With float32 activations the int4 op would be many times slower than a linear."""
-    parts = weight(4, 32)
-    call = PackedCall(4, 32, "auto")
+@pytest.mark.parametrize(("asymmetric", "scattered"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("mode", ["auto", "exact"])
+def test_bfloat16_runs_on_the_int8_kernel(asymmetric, scattered, mode):
+    """Products and sums are exact, the result is rounded to 8 bits of mantissa twice: 1 % of the largest element."""
+    *parts, bias = weight(8, 256, asymmetric, scattered, outputs=50)
+    call = PackedCall(8, 256, mode)
+    for shape in ((1, 256), (2, 2, 256), (3, 40, 256)):
+        x = torch.randn(shape).bfloat16()
+        expected = packed_linear(x.double(), *parts, bias.bfloat16().double(), 8, 256)
+        result = call(x, *parts, bias.bfloat16())
+        assert result.dtype is torch.bfloat16
+        assert (result.double() - expected).abs().max() < 0.01 * expected.abs().max()
+    assert "int8" in forms(call)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 256)])
+def test_the_slow_reference_loop_never_runs(bits, group_size):
+    """With float32 activations these ops would be many times slower than a linear."""
+    parts = weight(bits, group_size)
+    call = PackedCall(bits, group_size, "auto")
     call(torch.randn(1, 256), *parts)
     assert forms(call) == {"dense"}
 
