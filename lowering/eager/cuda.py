@@ -19,6 +19,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.views import is_view
 from graphwright.lowering.eager.flat import weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, FoldMode, weight_expressions
+from graphwright.lowering.eager.kernels.opaque import opaque
 from graphwright.lowering.eager.packed_body import Body
 from graphwright.lowering.eager.replay import Batch, Replay
 from graphwright.lowering.eager.watch import WeightPlaces
@@ -91,9 +92,10 @@ class CudaFunction:
             return None
         with self._lock:
             self._follow()
+            batch.load(inputs)
             if self._places.moved():  # what a recording would read may be gone
                 return None
-            found = self._graphs.get((sizes, batch.load(inputs)))
+            found = self._graphs.get((sizes, batch.size()))
             results = None if found is None else self._body.finish(found[1](), copy=True)
             return None if self._places.written() else results
 
@@ -140,7 +142,9 @@ class CudaFunction:
     def _serve(self, inputs: Sequence[Tensor], sizes: Any) -> tuple[Any, ...]:
         rest = [*self._body.function.weights, *self._current()]
         batch = self._batches.get(sizes)
-        key = (sizes, self._body.size(inputs) if batch is None else batch.load(inputs))
+        if batch is not None:
+            batch.load(inputs)
+        key = (sizes, self._body.size(inputs) if batch is None else batch.size())
         found = self._graphs.get(key)
         if found is not None:
             self._graphs.move_to_end(key)
@@ -177,9 +181,10 @@ class CudaFunction:
             self._graphs[key], self._batches[key[0]] = (batch, replay), batch
 
     def _compile(self) -> Flat:
-        forward = self._body.function.module.forward
+        module = self._body.function.module
+        forward = module.forward
         if self.mode == "inductor":
-            forward = torch.compile(forward, dynamic=None if self._body.has_plan else False)
+            forward = torch.compile(opaque(module), dynamic=None if self._body.has_plan else False)
 
         def function(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
             if self.mode == "inductor" and self._body.has_plan:

@@ -68,12 +68,16 @@ class Batch:
     def _write_count(self, inputs: Sequence[Tensor]) -> None:
         self._count.copy_(self._body.count(inputs), non_blocking=True)
 
-    def load(self, inputs: Sequence[Tensor]) -> int:
-        """Take over the contents of other inputs; returns the number of tokens to compute, see `Body.rounded`."""
+    def load(self, inputs: Sequence[Tensor]) -> None:
+        """Take over the contents of other inputs, and begin to count their tokens."""
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
+        if self._counting is not None:
+            self._counting()
+
+    def size(self) -> int:
+        """The number of tokens to compute for what was loaded last; see `Body.rounded`."""
         if self._counting is None:
             return 0
-        self._counting()
         torch.cuda.current_stream().synchronize()
         return self._body.rounded(int(self._count), self._positions)

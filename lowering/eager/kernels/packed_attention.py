@@ -61,4 +61,5 @@ def _reference(query: Tensor, key: Tensor, value: Tensor, plan: Plan, bias: Tens
     result = torch.ops.graphwright.varlen_attention(
         q, k, v, tokens, plan.offsets, keys, plan.key_offsets, bias, length=plan.length, scale=scale
     )
-    return torch.nn.functional.pad(result, (0, 0, 0, query.shape[2] - count))
+    padded = torch.nn.functional.pad(result.transpose(1, 2), (0, 0, 0, 0, 0, query.shape[2] - count))
+    return padded.transpose(1, 2)  # the heads of a token side by side, as the kernel leaves them

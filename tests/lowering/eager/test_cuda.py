@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as tf
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import graphwright as gw
 from graphwright.ir.node import is_call
@@ -15,6 +16,7 @@ from graphwright.lowering.eager import cuda, replay
 from graphwright.lowering.eager.cuda import only_gpu
 from graphwright.lowering.eager.flat import flat_function, weight_function
 from graphwright.lowering.eager.folding import FoldedFunction, weight_expressions
+from graphwright.lowering.eager.kernels.opaque import opaque
 from graphwright.lowering.eager.kernels.place import place_kernels
 from graphwright.lowering.eager.packed_body import Body
 
@@ -71,6 +73,20 @@ def test_more_tokens_than_there_are_change_nothing(name):
             flat = body.function(inputs, [*weights, *body.plan(inputs, size)])
         for want, have in zip(expected, body.finish(flat, copy=True), strict=True):
             torch.testing.assert_close(have, want, rtol=0, atol=1e-11)  # float64 rounding
+
+
+def test_compilers_call_kernels_as_operators():
+    program = _placed("pooler")
+    body = Body(program, ())
+    inputs = [torch.randint(0, 50, (16, 29)), _mask(16, 29)]
+    arguments = [*inputs, *body.function.weights, *body.plan(inputs, body.size(inputs))]
+    forward = opaque(body.function.module)
+    with torch.no_grad():
+        traced = make_fx(lambda *given: forward(*given), tracing_mode="fake")(*arguments)
+        names = [str(node.target) for node in traced.graph.nodes]
+        assert names.count("graphwright.packed_attention.default") == 2
+        for want, have in zip(body.function.module.forward(*arguments), traced(*arguments), strict=True):
+            assert torch.equal(want, have) if isinstance(want, torch.Tensor) else want == have
 
 
 def test_a_program_that_unpacks_in_other_ways_has_no_static_form():
