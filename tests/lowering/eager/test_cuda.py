@@ -230,3 +230,12 @@ def test_optimized_models_on_a_gpu():
     with torch.inference_mode():
         result = optimized(torch.ones(2, 5, dtype=torch.long, device="cuda"))
     assert result.last_hidden_state.shape == (2, 5, 32)
+
+
+@on_gpu
+def test_packed_batches_compiled_by_inductor():
+    model = _model("pooler").cuda().half()
+    artifact = gw.target("eager{compile=inductor}").lower(_program(model))
+    for kind in ("right", "left", "right", "right"):
+        _compared(artifact, model, kind, 4, 9)
+    assert not artifact._call._failed
