@@ -23,6 +23,7 @@ from graphwright.frontends.failure import Failure, capture_error, reason
 from graphwright.frontends.loops import AllItems, NoLoop, agree
 from graphwright.frontends.moves import moves_skipped
 from graphwright.frontends.naming import name_dims
+from graphwright.frontends.repeated import repeats_copied
 from graphwright.frontends.shim import relations_of, stand_in, strip_frames, untouched
 from graphwright.ir.errors import GraphwrightError, InputError
 from graphwright.ir.program import Program
@@ -43,6 +44,11 @@ class Attempt:
     answers: bool = False
     all_items: bool = False
     spare_items: int = 0
+
+    @property
+    def copies_layers(self) -> bool:
+        """Whether layers may be copied; where the source's lines are counted, all of them have to run."""
+        return not (self.strict or self.answers or self.all_items)
 
 
 def export_program(
@@ -207,7 +213,8 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
             if wanted:
                 shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
         shim = stand_in(module, names, relations_of(attempt.axes))
-        with loops:
+        repeats = repeats_copied(module) if attempt.copies_layers else contextlib.nullcontext()
+        with loops, repeats:
             exported = torch.export.export(
                 shim if answers is None else answering(shim, answers),
                 args,

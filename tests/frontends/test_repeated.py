@@ -1,0 +1,98 @@
+"""Captures that copy layers equal captures that trace all of them."""
+
+import contextlib
+import importlib
+
+import pytest
+import torch
+from torch.fx import Node
+
+import graphwright.frontends.export as export
+from graphwright.frontends.parts import parts
+from graphwright.frontends.repeated import repeats_copied
+
+DECODER = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 64,
+           "vocab_size": 99, "num_key_value_heads": 2}  # fmt: skip
+SEQ2SEQ = {"d_model": 32, "encoder_layers": 4, "decoder_layers": 4, "encoder_attention_heads": 4,
+           "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 99,
+           "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1}  # fmt: skip
+IMAGE = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "intermediate_size": 64}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 4, "n_head": 4, "vocab_size": 99, "bos_token_id": 0, "eos_token_id": 0}
+T5 = {"d_model": 32, "num_layers": 5, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": 99,
+      "decoder_start_token_id": 0}  # fmt: skip
+LISTENER = {"max_source_positions": 30, "max_target_positions": 40, "num_mel_bins": 16}
+WINDOWS = {"head_dim": 8, "sliding_window": 16, "num_hidden_layers": 8}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+COPIED = {
+    "bert": ("BertModel", {**DECODER, "num_hidden_layers": 6}, [4]),
+    "albert": ("AlbertModel", {**DECODER, "embedding_size": 16, "num_hidden_layers": 6}, [3]),
+    "gpt2": ("GPT2LMHeadModel", GPT2, [2]),
+    "llama": ("LlamaForCausalLM", DECODER, [3]),
+    "gemma2": ("Gemma2ForCausalLM", {**DECODER, **WINDOWS}, [4]),
+    "mixtral": ("MixtralForCausalLM", {**DECODER, **EXPERTS}, [3]),
+    "t5": ("T5ForConditionalGeneration", T5, [2, 2, 2]),
+    "bart": ("BartForConditionalGeneration", SEQ2SEQ, [2, 2, 2]),
+    "whisper": ("WhisperForConditionalGeneration", {**SEQ2SEQ, **LISTENER}, [2, 2, 2]),
+    "vit": ("ViTForImageClassification", IMAGE, [2]),
+}
+
+
+def build(name):
+    transformers = importlib.import_module("transformers")
+    cls, settings, _ = COPIED[name]
+    model = getattr(transformers, cls)
+    torch.manual_seed(0)
+    return model(model.config_class(**settings)).eval()
+
+
+def capture(part, monkeypatch, copy=True):
+    """The program, and how many layers were copied."""
+    seen = []
+
+    @contextlib.contextmanager
+    def watched(model):
+        with repeats_copied(model) as repeats:
+            seen.append(repeats)
+            yield repeats
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "repeats_copied", watched if copy else lambda model: contextlib.nullcontext())
+        program = part.capture()
+    return program, seen[-1].copied if seen else 0
+
+
+def described(program):
+    """All that a graph says, nodes by number."""
+    numbers = {node: i for i, node in enumerate(program.nodes)}
+
+    def plain(value):
+        if isinstance(value, Node):
+            return f"%{numbers[value]}"
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else repr(value)
+
+    def kind(value):
+        if isinstance(value, (tuple, list)):
+            return [kind(item) for item in value]
+        return (str(value.dtype), str(value.shape), str(value.stride())) if hasattr(value, "stride") else str(value)
+
+    return [
+        (node.op, str(node.target), plain(node.args), plain(node.kwargs), kind(node.meta.get("val")),
+         list(node.meta.get("nn_module_stack", {}).items()), node.meta.get("stack_trace"))
+        for node in program.nodes
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_copied_graph_is_the_traced_one(name, monkeypatch):
+    for part, expected in zip(parts(build(name)), COPIED[name][2], strict=True):
+        copied, count = capture(part, monkeypatch)
+        traced, none = capture(part, monkeypatch, copy=False)
+        assert (count, none) == (expected, 0), part.name
+        assert described(copied) == described(traced), part.name
+        assert (copied.guards, copied.dims, list(copied.state)) == (traced.guards, traced.dims, list(traced.state))
+        assert all(copied.state[key] is traced.state[key] or torch.equal(copied.state[key], traced.state[key])
+                   for key in traced.tensors())  # fmt: skip
