@@ -43,12 +43,15 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(measure(sys.argv[1], sys.argv[2]))
         return
-    for rows, length, padding in CASES:
-        case = f"{rows}x{length}x{padding}"
-        commands = {name: [sys.executable, "-m", "benchmarks.gpu_memory", name, case] for name in OPTIONS}
-        running = {name: subprocess.Popen(command, stdout=subprocess.PIPE) for name, command in commands.items()}
-        found = {name: float(process.communicate()[0].split()[-1]) for name, process in running.items()}
-        print(case, {name: round(value) for name, value in found.items()}, flush=True)
+    cases = ["x".join(map(str, case)) for case in CASES]
+    running = {(case, name): _start(name, case) for case in cases for name in OPTIONS}
+    found = {key: float(process.communicate()[0].split()[-1]) for key, process in running.items()}
+    for case in cases:
+        print(case, {name: round(found[case, name]) for name in OPTIONS}, flush=True)
+
+
+def _start(name: str, case: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.gpu_memory", name, case], stdout=subprocess.PIPE)
 
 
 if __name__ == "__main__":
