@@ -163,7 +163,8 @@ def _traced(tracer: Any, call: LayerCall, inputs: tuple[Node, ...], last: Node, 
 def _fresh(tensor: torch.Tensor) -> torch.Tensor:
     """Another tensor of the same type, of which nothing is recorded."""
     with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():
-        return tensor.clone()
+        copy = tensor.clone()
+        return copy if type_of(copy) == type_of(tensor) else torch.ops.aten.alias(tensor)
 
 
 def _copy(template: Traced, call: LayerCall, inputs: tuple[Node, ...]) -> Any:

@@ -32,7 +32,7 @@ COPIED = {
     "llama": ("LlamaForCausalLM", DECODER, [3]),
     "gemma2": ("Gemma2ForCausalLM", {**DECODER, **WINDOWS}, [4]),
     "mixtral": ("MixtralForCausalLM", {**DECODER, **EXPERTS}, [3]),
-    "t5": ("T5ForConditionalGeneration", T5, [2, 2, 2]),
+    "t5": ("T5ForConditionalGeneration", T5, [3, 3, 3]),
     "bart": ("BartForConditionalGeneration", SEQ2SEQ, [2, 2, 2]),
     "whisper": ("WhisperForConditionalGeneration", {**SEQ2SEQ, **LISTENER}, [2, 2, 2]),
     "vit": ("ViTForImageClassification", IMAGE, [2]),
