@@ -16,6 +16,7 @@ from graphwright.ir.program import Program
 from graphwright.ir.rewriter import Rewriter
 from graphwright.passes.base import Pass
 from graphwright.passes.canonicalize.cleanup import remove_dead
+from graphwright.passes.padding.overflow import clamp_each_token, clamp_of
 from graphwright.passes.padding.pack import Packer
 from graphwright.passes.padding.region import RULE, Region, find_region, miss
 
@@ -53,6 +54,7 @@ class RemovePadding(Pass):
 
     def apply(self, program: Program, rewriter: Rewriter) -> Iterable[Any]:
         """Pack the region of each mask; returns why attentions stay as they are."""
+        _clamp_each_token(program, rewriter)
         region, misses = find_region(program)
         if region is None:
             return misses
@@ -67,6 +69,15 @@ class RemovePadding(Pass):
         _pack(region, rewriter, self.least)
         remove_dead(program, rewriter)
         return misses
+
+
+def _clamp_each_token(program: Program, rewriter: Rewriter) -> None:
+    """Let no clamp of a region look at all tokens at once."""
+    region, _ = find_region(program)
+    overflows = [node for node in region.readers_of_padding() if clamp_of(node) is not None] if region else []
+    if overflows:
+        clamp_each_token(overflows, rewriter)
+        remove_dead(program, rewriter)
 
 
 def _results(region: Region) -> list[Node]:
