@@ -8,8 +8,8 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,37 +18,20 @@ from torch.utils import _pytree as pytree
 
 from graphwright.frontends import axes as ax
 from graphwright.frontends.answers import Answers, NoAnswer, Recorder, answering, refuse_random, settle
+from graphwright.frontends.attempts import Attempt, attempts
 from graphwright.frontends.cache import register_caches
 from graphwright.frontends.failure import Failure, capture_error, reason
+from graphwright.frontends.late_code import code_when_run
 from graphwright.frontends.loops import AllItems, NoLoop, agree
 from graphwright.frontends.moves import moves_skipped
 from graphwright.frontends.naming import name_dims
-from graphwright.frontends.repeated import repeats_copied
+from graphwright.frontends.repeated import Copies, repeats_copied
 from graphwright.frontends.shim import relations_of, stand_in, strip_frames, untouched
 from graphwright.ir.errors import GraphwrightError, InputError
 from graphwright.ir.program import Program
 from graphwright.ir.signature import Example
 
 logger = logging.getLogger("graphwright")
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way to call torch.export."""
-
-    label: str
-    axes: ax.Leaves
-    strict: bool = False
-    deferred: bool = False
-    batched_experts: bool = False
-    answers: bool = False
-    all_items: bool = False
-    spare_items: int = 0
-
-    @property
-    def copies_layers(self) -> bool:
-        """Whether layers may be copied; where the source's lines are counted, all of them have to run."""
-        return not (self.strict or self.answers or self.all_items)
 
 
 def export_program(
@@ -60,6 +43,7 @@ def export_program(
     suggested: ax.Leaves | None = None,
     name: str | None = None,
     assume: bool = True,
+    copied: Copies | None = None,
 ) -> Program:
     """Export `module` as called with `args` and `kwargs`; the module is left as it is.
 
@@ -79,6 +63,8 @@ def export_program(
         suggested: What `"auto"` means for this call, one mapping for each leaf.
         name: Name of the program, by default the class of the module.
         assume: Whether branches on values may be those of the example; see `graphwright.frontends.answers`.
+        copied: Counts the layers that were copied instead of traced, see `graphwright.frontends.repeated`; without it
+            all are traced.
 
     Raises:
         CaptureError: All attempts failed; names the first, the line in the model's source, and what to try.
@@ -90,7 +76,7 @@ def export_program(
     leaves = ax.parameter_leaves(names, args, kwargs or {})
     axes = ax.parse(dynamic, leaves, suggested)
     example = _distinct(Example(args, dict(kwargs or {})), axes)
-    exported, used = _export(module, names, example, list(_attempts(module, axes, dynamic, assume)), name)
+    exported, used = _export(module, names, example, list(attempts(module, axes, dynamic, assume)), name, copied)
     program = Program.from_exported(exported, example=example, name=name)
     program.training = module.training
     required = settle(program)
@@ -141,38 +127,18 @@ def _distinct(example: Example, axes: ax.Leaves) -> Example:
     return Example(args, kwargs)
 
 
-def _attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any, assume: bool) -> Iterator[Attempt]:
-    yield Attempt("non-strict", axes)
-    if batches_experts(module):
-        yield Attempt("batched experts", axes, batched_experts=True)
-    yield Attempt("loops over all items", axes, all_items=True)
-    yield Attempt("non-strict with deferred runtime assertions", axes, deferred=True)
-    if assume:
-        yield Attempt("the example's branches on values", axes, answers=True)
-    yield Attempt("strict", axes, strict=True)
-    named = {axis.name for leaf in axes for axis in leaf.values()}
-    if dynamic == "auto" and named:
-        if named - {"batch"}:
-            yield Attempt("only the batch dynamic", ax.only(axes, ["batch"]))
-        yield Attempt("static sizes", [{} for _ in axes])
-
-
-def batches_experts(module: torch.nn.Module) -> bool:
-    """Whether the module is a transformers mixture of experts whose implementation can be chosen."""
-    supported = getattr(type(module), "_can_set_experts_implementation", None)
-    try:
-        return bool(supported and supported())
-    except (OSError, TypeError):  # the class has no source file
-        return False
-
-
 def _export(
-    module: torch.nn.Module, names: Sequence[str], example: Example, attempts: Sequence[Attempt], name: str
+    module: torch.nn.Module,
+    names: Sequence[str],
+    example: Example,
+    attempts: Sequence[Attempt],
+    name: str,
+    copied: Copies | None,
 ) -> tuple[ExportedProgram, ax.Leaves]:
     failures: list[Failure] = []
     for attempt in attempts:
         try:
-            exported = _attempt_items(module, names, example, attempt)
+            exported = _attempt_items(module, names, example, attempt, copied)
         except GraphwrightError:
             raise
         except Exception as error:
@@ -188,18 +154,39 @@ def _export(
 
 
 def _attempt_items(
-    module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt
+    module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt, copied: Copies | None
 ) -> ExportedProgram:
     """The attempt; without the last item of loops where the model has nothing for it: it is never in use then."""
     try:
-        return _attempt(module, names, example, attempt)
+        return _attempt_copying(module, names, example, attempt, copied)
     except IndexError:
         if not attempt.all_items:
             raise
         return _attempt(module, names, example, replace(attempt, spare_items=1))
 
 
-def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt) -> ExportedProgram:
+def _attempt_copying(
+    module: torch.nn.Module, names: Sequence[str], example: Example, attempt: Attempt, copied: Copies | None
+) -> ExportedProgram:
+    """The attempt with layers copied; if that fails, with all of them traced."""
+    if copied is not None and attempt.copies_layers:
+        try:
+            return _attempt(module, names, example, attempt, copied)
+        except Exception as error:
+            if not copied.layers:
+                raise
+            logger.info("all layers are traced, as the copied ones failed: %s", reason(error))
+            copied.layers = 0
+    return _attempt(module, names, example, attempt)
+
+
+def _attempt(
+    module: torch.nn.Module,
+    names: Sequence[str],
+    example: Example,
+    attempt: Attempt,
+    copied: Copies | None = None,
+) -> ExportedProgram:
     quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the partial graph of a failed export
     answers = _answers(module, example) if attempt.answers else None
     loops = _loops(module, example, attempt.spare_items) if attempt.all_items else contextlib.nullcontext()
@@ -213,8 +200,8 @@ def _attempt(module: torch.nn.Module, names: Sequence[str], example: Example, at
             if wanted:
                 shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
         shim = stand_in(module, names, relations_of(attempt.axes))
-        repeats = repeats_copied(module) if attempt.copies_layers else contextlib.nullcontext()
-        with loops, repeats:
+        repeats = contextlib.nullcontext() if copied is None else repeats_copied(module, copied)
+        with loops, repeats, code_when_run():
             exported = torch.export.export(
                 shim if answers is None else answering(shim, answers),
                 args,

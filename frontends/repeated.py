@@ -70,15 +70,23 @@ class Kind:
         return not self.refused and (self.layers > 2 or self.calls > 1)
 
 
+@dataclass
+class Copies:
+    """How many layers were copied."""
+
+    layers: int = 0
+
+
 class Repeats:
     """Traces or copies each call of a layer.
 
     Args:
         model: Its lists of layers are looked at.
+        copied: What was copied is counted here.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.copied = 0
+    def __init__(self, model: torch.nn.Module, copied: Copies) -> None:
+        self.copied = copied
         self._kinds: dict[Hashable, Kind] = {}
         self._layers: dict[int, tuple[torch.nn.Module, int, Kind]] = {}
         self._running: set[int] = set()
@@ -118,7 +126,7 @@ class Repeats:
             return run()
         template = _find(kind.twice, call, tracer)
         if template is not None:
-            self.copied += 1
+            self.copied.layers += 1
             return _copy(template, call, inputs)
         last = last_node(tracer.graph)
         returned = run()
@@ -231,13 +239,13 @@ def _class_name(cls: Any) -> str:
 
 
 @contextlib.contextmanager
-def repeats_copied(model: torch.nn.Module) -> Iterator[Repeats]:
-    """While in force, layers of `model` that repeat are traced twice and copied; see `Repeats.copied` for how many."""
-    repeats = Repeats(model)
+def repeats_copied(model: torch.nn.Module, copied: Copies) -> Iterator[None]:
+    """While in force, layers of `model` that repeat are traced twice and then copied; `copied` counts them."""
+    repeats = Repeats(model, copied)
     with contextlib.ExitStack() as stack:
         for cls, forward in [(cls, cls.forward) for cls in repeats.classes()]:
             stack.enter_context(patch.object(cls, "forward", _run_by(repeats, forward)))
-        yield repeats
+        yield
     for kind in repeats.kinds():
         if kind.refused:
             logger.debug("layers of a kind are traced one by one: %s", kind.refused)

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from graphwright.frontends import axes as ax
 from graphwright.frontends.export import argument_names, export_program
+from graphwright.frontends.repeated import Copies
 from graphwright.frontends.shim import untouched
 from graphwright.ir.errors import InputError
 from graphwright.ir.guards import failed_guard
@@ -42,8 +43,12 @@ def export_checked(
     dynamic: Any = "auto",
     suggested: ax.Leaves | None = None,
     name: str | None = None,
+    copy: bool = True,
 ) -> Program:
     """Export as `export_program` does, and correct the smallest size of each dynamic dimension by trying it.
+
+    Layers that repeat are copied rather than traced where `copy` allows it. The program must then compute what the
+    model does on the example; if it does not, or if it differs at small sizes, all layers are traced.
 
     A dimension of size 1 in the example at which the program is not the model becomes static with `dynamic="auto"`;
     otherwise it is allowed from 2. Dimensions of caches alone are allowed from 0 where that works.
@@ -53,11 +58,17 @@ def export_checked(
         InputError: As `export_program`.
     """
     example = Example(args, dict(kwargs or {}))
-    program = export_program(module, args, kwargs, dynamic=dynamic, suggested=suggested, name=name)
     given = example.leaves()
-    if not program.dims or any(_is_hollow(tensor) for tensor in [*module.parameters(), *given]):
+    hollow = any(_is_hollow(tensor) for tensor in [*module.parameters(), *given])
+    copied = Copies() if copy and not hollow else None
+    program = export_program(module, args, kwargs, dynamic=dynamic, suggested=suggested, name=name, copied=copied)
+    if hollow or not (program.dims or (copied and copied.layers)):
         return program
-    allowed = smallest_sizes(program, given, module, dynamic == "auto")
+    agrees = _trials(program, module, given)
+    allowed = smallest_sizes(program, given, agrees, dynamic == "auto")
+    if copied and copied.layers and not _is_confirmed(program, agrees, allowed):
+        logger.info("%s: all layers are traced, as the copied ones might compute something else", program.name)
+        return export_checked(module, args, kwargs, dynamic=dynamic, suggested=suggested, name=name, copy=False)
     wrong = {dim.symbol for dim in program.dims if _size_of(dim, program, given) < allowed[dim.symbol]}
     if wrong and dynamic == "auto":
         names = ", ".join(dim.name for dim in program.dims if dim.symbol in wrong)
@@ -66,12 +77,21 @@ def export_checked(
             arguments = argument_names(module, args, example.kwargs)
             suggested = ax.automatic(ax.parameter_leaves(arguments, args, example.kwargs))
         fewer = _without(suggested, program, wrong)
-        return export_checked(module, args, kwargs, dynamic=dynamic, suggested=fewer, name=name)
+        return export_checked(module, args, kwargs, dynamic=dynamic, suggested=fewer, name=name, copy=copy)
     for dim in program.dims:
         if allowed[dim.symbol] > max(dim.min, 1):
             logger.warning("%s: %s is 2 or more: the model treats a size of 1 differently", program.name, dim.name)
     program.dims = tuple(replace(dim, min=allowed[dim.symbol]) for dim in program.dims)
     return program
+
+
+def _is_confirmed(program: Program, agrees: Agrees, allowed: Sizes) -> bool:
+    """Whether a program with copied layers is the model at its smallest sizes, and on one row of the example."""
+    if any(allowed[dim.symbol] > max(dim.min, 1) for dim in program.dims):
+        return False
+    captured = {dim.symbol: _size_of(dim, program, program.example.leaves()) for dim in program.dims}
+    row = {dim.symbol: allowed[dim.symbol] for dim in program.dims if dim.name == "batch"}
+    return agrees(captured | row) is True
 
 
 def _is_hollow(value: Any) -> bool:
@@ -90,15 +110,11 @@ def _without(axes: ax.Leaves, program: Program, symbols: set[str]) -> ax.Leaves:
 # ---- trying ----------------------------------------------------------------------------------
 
 
-def smallest_sizes(program: Program, given: list[Any], module: torch.nn.Module, may_be_empty: bool) -> Sizes:
+def smallest_sizes(program: Program, given: list[Any], agrees: Agrees, may_be_empty: bool) -> Sizes:
     """Symbol -> smallest size: 1 unless the program and the model differ there, 0 for a cache that may be empty.
 
     Where the model cannot run at a small size, or the program's conditions refuse it, nothing is known and 1 stays.
     """
-
-    def agrees(sizes: Sizes) -> bool | None:
-        return _agrees(program, module, given, sizes)
-
     captured = {dim.symbol: _size_of(dim, program, program.example.leaves()) for dim in program.dims}
     original = {dim.symbol: _size_of(dim, program, given) for dim in program.dims}
     caches = _only_in_caches(program) if may_be_empty else set()
@@ -117,6 +133,19 @@ def smallest_sizes(program: Program, given: list[Any], module: torch.nn.Module, 
     if agrees(captured | result) is False:  # only together do they differ
         result |= {dim.symbol: 2 for dim in open_dims if original[dim.symbol] != 1}
     return result
+
+
+def _trials(program: Program, module: torch.nn.Module, given: list[Any]) -> Agrees:
+    """Whether the program is the model at some sizes; each combination is tried once."""
+    found: dict[tuple[tuple[str, int], ...], bool | None] = {}
+
+    def agrees(sizes: Sizes) -> bool | None:
+        key = tuple(sorted(sizes.items()))
+        if key not in found:
+            found[key] = _agrees(program, module, given, sizes)
+        return found[key]
+
+    return agrees
 
 
 def _smallest(dim: Dim, agrees: Agrees, captured: Sizes, candidates: set[int]) -> int:

@@ -1,15 +1,15 @@
 """Captures that copy layers equal captures that trace all of them."""
 
-import contextlib
 import importlib
 
 import pytest
 import torch
 from torch.fx import Node
 
-import graphwright.frontends.export as export
+import graphwright.frontends.smallest as smallest
+from graphwright.frontends.export import export_program
 from graphwright.frontends.parts import parts
-from graphwright.frontends.repeated import repeats_copied
+from graphwright.frontends.repeated import Copies
 
 DECODER = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 64,
            "vocab_size": 99, "num_key_value_heads": 2}  # fmt: skip
@@ -37,6 +37,7 @@ COPIED = {
     "whisper": ("WhisperForConditionalGeneration", {**SEQ2SEQ, **LISTENER}, [2, 2, 2]),
     "vit": ("ViTForImageClassification", IMAGE, [2]),
 }
+QUICK = ("albert", "llama", "vit")
 
 
 def build(name):
@@ -49,18 +50,14 @@ def build(name):
 
 def capture(part, monkeypatch, copy=True):
     """The program, and how many layers were copied."""
-    seen = []
+    seen = [Copies()]
 
-    @contextlib.contextmanager
-    def watched(model):
-        with repeats_copied(model) as repeats:
-            seen.append(repeats)
-            yield repeats
+    def watched(*args, copied, **kwargs):
+        seen[0] = copied or seen[0]
+        return export_program(*args, copied=copied if copy else None, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(export, "repeats_copied", watched if copy else lambda model: contextlib.nullcontext())
-        program = part.capture()
-    return program, seen[-1].copied if seen else 0
+    monkeypatch.setattr(smallest, "export_program", watched)
+    return part.capture(), seen[0].layers if copy else 0
 
 
 def described(program):
@@ -86,7 +83,9 @@ def described(program):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COPIED]
+)
 def test_a_copied_graph_is_the_traced_one(name, monkeypatch):
     for part, expected in zip(parts(build(name)), COPIED[name][2], strict=True):
         copied, count = capture(part, monkeypatch)
@@ -96,3 +95,86 @@ def test_a_copied_graph_is_the_traced_one(name, monkeypatch):
         assert (copied.guards, copied.dims, list(copied.state)) == (traced.guards, traced.dims, list(traced.state))
         assert all(copied.state[key] is traced.state[key] or torch.equal(copied.state[key], traced.state[key])
                    for key in traced.tensors())  # fmt: skip
+
+
+class Layer(torch.nn.Module):
+    """A layer that multiplies, and then does something of its own."""
+
+    def __init__(self, index, extra):
+        super().__init__()
+        self.layer_idx, self.extra = index, extra
+        self.dense = torch.nn.Linear(8, 8)
+
+    def forward(self, x, seen):
+        return self.extra(self, self.dense(x).tanh(), seen)
+
+
+class Stack(torch.nn.Module):
+    def __init__(self, extra, count=5):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(Layer(i, extra) for i in range(count))
+
+    def forward(self, x):
+        seen = []
+        for layer in self.layers:
+            x = layer(x, seen)
+        return x, *seen
+
+
+OUTSIDE = torch.arange(8.0)
+
+
+def plain(layer, x, seen):
+    return x + 1
+
+
+def by_index(layer, x, seen):
+    return x * (layer.layer_idx + 1)
+
+
+def from_the_fourth(layer, x, seen):
+    return x if layer.layer_idx < 3 else x.exp()
+
+
+def shared(layer, x, seen):
+    seen.append(x)
+    return x
+
+
+def own_state(layer, x, seen):
+    layer.last = x.shape[0]
+    return x
+
+
+def outside(layer, x, seen):
+    return x + OUTSIDE
+
+
+def in_place(layer, x, seen):
+    y = x.exp()
+    y.mul_(2)
+    return y + x.add_(1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [(plain, 2), (in_place, 2), (outside, 2), (by_index, 0), (from_the_fourth, 0), (shared, 0), (own_state, 0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_layers_that_differ_in_what_they_do_are_traced(extra, expected, monkeypatch):
+    seen = []
+    original = smallest.export_program
+    monkeypatch.setattr(
+        smallest, "export_program", lambda *args, copied, **kwargs: seen.append(copied) or original(
+            *args, copied=copied, **kwargs)
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Stack(extra).double()
+    inputs = torch.randn(3, 8, dtype=torch.float64)
+    program = smallest.export_checked(model, (inputs,))
+    assert (seen[-1].layers if seen[-1] else 0) == expected
+    other = torch.randn(7, 8, dtype=torch.float64)
+    for actual, wanted in zip(program.run(other), model(other), strict=True):
+        torch.testing.assert_close(actual, wanted)
+    assert all("forward" not in vars(layer) for layer in model.layers)
+    assert type(model.layers[0]).forward is Layer.__dict__["forward"]
