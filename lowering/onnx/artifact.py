@@ -55,7 +55,7 @@ class OnnxArtifact(Artifact):
         super().__init__(target, interface, provenance)
         self.file, self.branch = file, branch
         self.emulated: OnnxArtifact | None = None
-        self.in_place = False
+        self.in_place = self.shared = False
 
     @property
     def model(self) -> Any:
@@ -93,6 +93,15 @@ class OnnxArtifact(Artifact):
         from graphwright.lowering.onnx.snapshot import onnx_snapshot, read_onnx
 
         return read_onnx(self.file.path) if self.file.path is not None else onnx_snapshot(self.model)
+
+    def run(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run on tensors by input name; where `shared` is true, an encoder's caches may have a row for several others.
+
+        Raises:
+            InputError: An input is missing, unknown, or has a dtype or size the program was not captured for.
+        """
+        self.interface.check(_as_captured(inputs) if self.shared else inputs)
+        return self._run(inputs)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.in_place and (rows := _rows_apart(inputs)):
@@ -139,8 +148,19 @@ class OnnxArtifact(Artifact):
         return {"file": file, **branch} | self.description()
 
     def description(self) -> dict[str, Any]:
-        """Interface, provenance, and whether caches are appended to in place."""
-        return super().description() | ({"in_place": True} if self.in_place else {})
+        """Interface, provenance, and what its caches allow."""
+        return super().description() | {name: True for name in ("in_place", "shared") if getattr(self, name)}
+
+
+def _as_captured(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs with an encoder's caches seen as having as many rows as the others, where those are a multiple."""
+    rows = inputs["input_ids"].shape[0] if "input_ids" in inputs else 0
+
+    def seen(tensor: torch.Tensor) -> torch.Tensor:
+        divides = tensor.dim() and tensor.shape[0] and rows % tensor.shape[0] == 0
+        return tensor[:1].expand(rows, *tensor.shape[1:]) if divides else tensor
+
+    return {name: seen(tensor) if ".encoder." in name else tensor for name, tensor in inputs.items()}
 
 
 def _row(tensors: Mapping[str, torch.Tensor], i: int) -> dict[str, torch.Tensor]:

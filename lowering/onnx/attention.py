@@ -13,6 +13,7 @@ from graphwright.lowering.checks import plain_attention
 from graphwright.lowering.onnx.attention_inputs import appended, flat, is_flat, split_heads
 from graphwright.lowering.onnx.in_place import attend_in_place
 from graphwright.lowering.onnx.shapes import expanded
+from graphwright.lowering.onnx.shared import attend_shared
 from graphwright.lowering.onnx.sizes import expression
 from graphwright.lowering.onnx.table import Emission, register
 
@@ -62,6 +63,8 @@ def _operator(
     assert b.node is not None
     arguments = bound(b.node)
     nodes = [arguments[name] for name in ("query", "key", "value")]
+    if nodes[1] in b.shared:
+        return attend_shared(b, nodes, mask, scale)
     caches = [None if causal else appended(node) for node in nodes[1:]]
     if None not in caches:
         nodes[1:] = [cache.new for cache in caches if cache]

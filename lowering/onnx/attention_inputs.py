@@ -61,6 +61,13 @@ def flat(b: Emission, node: Node) -> ir.Value:
     return joined(b, b.value_of(arguments["self"]))
 
 
+def flattened(b: Emission, node: Node) -> ir.Value:
+    """[batch, heads, length, size] as [batch, length, heads * size]."""
+    if is_flat(node):
+        return flat(b, node)
+    return b.op("Reshape", b.op("Transpose", b.value_of(node), perm=[0, 2, 1, 3]), b.const([0, 0, -1]))
+
+
 def joined(b: Emission, value: ir.Value) -> ir.Value:
     """[batch, length, heads, size] as [batch, length, heads * size]; what it was split from, where that is known."""
     split = value.producer()

@@ -17,7 +17,7 @@ from torch.fx import Node
 from graphwright.ir.node import bound, is_call
 from graphwright.ir.program import Program
 from graphwright.lowering.interface import Interface
-from graphwright.lowering.onnx.attention_inputs import Appended, appended, flat, is_flat
+from graphwright.lowering.onnx.attention_inputs import Appended, appended, flattened
 from graphwright.lowering.onnx.sizes import expression
 from graphwright.lowering.onnx.table import Emission
 
@@ -88,7 +88,7 @@ def attend_in_place(
     """Attention of [batch, length, heads * size] that appends to its caches."""
     assert b.total is not None and b.rows is not None
     query, key = (node.meta["val"] for node in nodes[:2])
-    values = [_flattened(b, node) for node in nodes]
+    values = [flattened(b, node) for node in nodes]
     total = b.cast(b.total(), torch.int32)
     last = b.op("Sub", total, b.const([1], torch.int32))
     lengths = b.op("Expand", last, b.rows())
@@ -100,12 +100,6 @@ def attend_in_place(
     for cache, present in zip(caches, presents, strict=True):
         b.stands_for(b.value_of(cache.total), present)
     return result
-
-
-def _flattened(b: Emission, node: Node) -> ir.Value:
-    if is_flat(node):
-        return flat(b, node)
-    return b.op("Reshape", b.op("Transpose", b.value_of(node), perm=[0, 2, 1, 3]), b.const([0, 0, -1]))
 
 
 def _added(b: Emission, mask: ir.Value, dtype: torch.dtype) -> ir.Value:

@@ -44,7 +44,7 @@ def merge_decoders(parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
         (LATER, later, Branch(MERGED, True, same=same)),
     ):
         merged[name] = OnnxArtifact(artifact.target, artifact.interface, artifact.provenance, file=file, branch=branch)
-        merged[name].emulated = artifact.emulated
+        merged[name].emulated, merged[name].shared = artifact.emulated, later.shared
     return {**parts, **merged}
 
 

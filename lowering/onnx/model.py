@@ -15,6 +15,7 @@ from graphwright.lowering.call_emitter import CallEmitter
 from graphwright.lowering.dims import dim_text
 from graphwright.lowering.interface import Interface, Port
 from graphwright.lowering.onnx.in_place import find_caches, learn_length
+from graphwright.lowering.onnx.shared import ROWS, find_shared
 from graphwright.lowering.onnx.table import TABLE, Emission
 from graphwright.lowering.onnx.weights import Weights
 
@@ -28,11 +29,13 @@ class Emitted(NamedTuple):
         model: The model.
         provenance: Names of the operators that each program node became.
         in_place: Whether the caches can be appended to in place.
+        shared: Whether the caches of an encoder may have one row for several rows of the batch.
     """
 
     model: ir.Model
     provenance: dict[str, list[str]]
     in_place: bool
+    shared: bool
 
 
 def emit_model(program: Program, opset: int, packed: str = "dequantize", dialect: str = "onnx") -> Emitted:
@@ -61,7 +64,9 @@ class _Emitter(CallEmitter):
         self.weights = Weights(program, self.builder)
         self.builder.stored_transposed = self.weights.transposed
         self.builder.value_of = self.value
-        caches = find_caches(program, self.interface) if dialect == "ort" and opset >= 23 else None
+        special = dialect == "ort" and opset >= 23
+        self.builder.shared = find_shared(program, self.interface) if special else frozenset()
+        caches = find_caches(program, self.interface) if special else None
         self.in_place = caches is not None
         if caches is not None:
             learn_length(self.builder, caches)
@@ -83,13 +88,16 @@ class _Emitter(CallEmitter):
         common.RemoveUnusedNodesPass()(model)
         kept = {node.name for node in graph}
         emitted = {name: [op for op in ops if op in kept] for name, ops in self.builder.provenance.items()}
-        return Emitted(model, {name: ops for name, ops in emitted.items() if ops}, self.in_place)
+        return Emitted(
+            model, {name: ops for name, ops in emitted.items() if ops}, self.in_place, bool(self.builder.shared)
+        )
 
     # ---- interface ---------------------------------------------------------------------------
 
     def _input(self, port: Port) -> ir.Value:
         node = self.program.placeholders[port.leaf]
-        value = ir.Value(name=port.name, shape=ir.Shape(port.shape), type=_tensor_type(port))
+        shape = (ROWS, *port.shape[1:]) if node in self.builder.shared else port.shape
+        value = ir.Value(name=port.name, shape=ir.Shape(shape), type=_tensor_type(port))
         self.values[node] = value
         self._learn(value, node.meta["val"])
         return value

@@ -35,7 +35,7 @@ class Emission(Builder):
 
     `value_of` gives the value of a program's node that was emitted before; `instead` are the values that `stands_for`
     was told. Where caches are appended to in place, `total` and `rows` give the number of positions after a step and
-    of rows, as int64 of shape [1].
+    of rows, as int64 of shape [1]. `shared` are caches that may have fewer rows than the batch.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Emission(Builder):
         self.instead: dict[ir.Value, ir.Value] = {}
         self.total: Callable[[], ir.Value] | None = None
         self.rows: Callable[[], ir.Value] | None = None
+        self.shared: frozenset[Any] = frozenset()
 
     def stands_for(self, value: ir.Value, other: ir.Value) -> None:
         """Take another value for an earlier one where that is a result of the program."""

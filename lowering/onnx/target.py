@@ -37,7 +37,8 @@ class OnnxTarget(Target):
         int8: `dynamic` or `static`: products with weights in 8-bit integers; empty for none.
         calibration: For `static`, a safetensors file with a tensor for each input, whose rows are the samples.
         dialect: `onnx`, or `ort` for the forms that are fastest on ONNX Runtime's CPU provider; decoders then have
-            caches that are appended to in place, see `graphwright.lowering.onnx.in_place`.
+            caches that are appended to in place, see `graphwright.lowering.onnx.in_place`, and beams read the keys of
+            their text once, see `graphwright.lowering.onnx.shared`.
     """
 
     name: ClassVar[str] = "onnx"
@@ -106,7 +107,7 @@ class OnnxTarget(Target):
         from graphwright.lowering.onnx.session import OnnxFile
 
         _table()
-        model, provenance, in_place = emit_model(program, self.opset, self.packed, self.dialect)
+        model, provenance, in_place, shared = emit_model(program, self.opset, self.packed, self.dialect)
         interface = Interface.of(program)
         if self.precision:
             from graphwright.lowering.onnx.precision import reduced
@@ -115,7 +116,7 @@ class OnnxTarget(Target):
         else:
             file = OnnxFile(model, external_bytes=self.external_bytes)
             artifact = OnnxArtifact(str(self), interface, provenance, file=file)
-        artifact.in_place = in_place
+        artifact.in_place, artifact.shared = in_place, shared
         return artifact
 
     def join(self, parts: Mapping[str, Artifact]) -> dict[str, Artifact]:
@@ -134,7 +135,7 @@ class OnnxTarget(Target):
         interface = interface_from_json(manifest["interface"])
         file = OnnxFile(path=folder / Path(branch.file if branch else manifest.get("file", MODEL)).name)
         artifact = OnnxArtifact(manifest["target"], interface, manifest.get("provenance"), file=file, branch=branch)
-        artifact.in_place = bool(manifest.get("in_place"))
+        artifact.in_place, artifact.shared = bool(manifest.get("in_place")), bool(manifest.get("shared"))
         return artifact
 
     @classmethod

@@ -127,6 +127,33 @@ def test_a_cache_in_place_grows_and_is_cropped():
     assert tensor.shape == (2, 1, 2 * ROOM, 4) and tensor[:, :, :2].eq(1).all() and tensor[:, :, 2:].eq(0).all()
 
 
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "WhisperForConditionalGeneration"])
+def test_beams_share_the_keys_of_their_text(name, tmp_path):
+    """The encoder's caches keep one row for each text; tokens are those of the unmodified model."""
+    model = build(name)
+    gw.export(model, tmp_path / "out", "onnx{dialect=ort}")
+    loaded = load(tmp_path / "out")
+    for options in ({"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}):
+        results = [m.generate(**prompt(name), max_new_tokens=9, do_sample=False, **options) for m in (model, loaded)]
+        assert torch.equal(*results), options
+    first = next(iter(prompt(name).values())).repeat_interleave(2, dim=0)
+    main = "input_features" if "Whisper" in name else "input_ids"
+    ids = torch.ones(6, 1, dtype=torch.long)
+    cache = loaded(**{main: first}, decoder_input_ids=ids).past_key_values
+    assert {n: t.shape[0] for n, t in cache.tensors.items()} == {n: 3 if ".encoder." in n else 6 for n in cache.tensors}
+    cache.batch_select_indices(torch.tensor([1, 4]))
+    assert {tensor.shape[0] for tensor in cache.tensors.values()} == {2}
+
+
+def test_equal_rows_are_found():
+    from graphwright.runtime.artifacts.steps import distinct_rows
+
+    ids, mask = torch.tensor([[1, 2], [1, 2], [3, 2], [3, 2]]), torch.tensor([[1, 1], [1, 1], [1, 1], [0, 1]])
+    kept, back = distinct_rows({"input_ids": ids, "attention_mask": mask})
+    assert kept.tolist() == [0, 2, 3] and back.tolist() == [0, 0, 1, 2]
+    assert distinct_rows({"input_ids": ids[1:3]}) is None and distinct_rows({"input_ids": ids[:1]}) is None
+
+
 def test_last_logits(tmp_path):
     """Only the last position's logits, in every case that is compared; the folder is verified the same way."""
     from graphwright.runtime.artifacts.export import verify_bundle

@@ -47,16 +47,30 @@ class ArtifactCache(Cache):
         return -1
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep the rows that beam search goes on with."""
-        self._change(lambda tensor: tensor.index_select(0, beam_idx))
+        """Keep the rows that beam search goes on with; they are those of the same text, so an encoder's stay."""
+        chosen = {name: t if ".encoder." in name else t.index_select(0, beam_idx) for name, t in self.tensors.items()}
+        self.tensors = chosen
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows."""
+        self.spread()
         self._change(lambda tensor: tensor[indices])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row."""
+        self.spread()
         self._change(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def repeat_rows(self, back: torch.Tensor, shared: bool) -> None:
+        """Take these rows for those of the batch; an encoder's stay where a program shares them among its rows."""
+        kept = {name: tensor for name, tensor in self.tensors.items() if shared and ".encoder." in name}
+        self._change(lambda tensor: tensor.index_select(0, back))
+        self.tensors |= kept
+
+    def spread(self) -> None:
+        """Give each row of the batch its own keys and values of the encoder, where several share them."""
+        rows = max((tensor.shape[0] for tensor in self.tensors.values()), default=0)
+        self._change(lambda tensor: tensor.repeat_interleave(rows // tensor.shape[0], dim=0))
 
     def crop(self, max_length: int) -> None:
         """Forget all but the first tokens; a negative number says how many are forgotten."""

@@ -45,6 +45,8 @@ def decode(artifact: Artifact, inputs: Mapping[str, Any], cache: ArtifactCache |
         tensors["position_ids"] = positions(tensors["attention_mask"], tensors["input_ids"].shape[1])
     if getattr(artifact, "variables", None) is not None:
         return _go_on(artifact, tensors, cache)
+    if cache is None and (rows := distinct_rows(tensors)) is not None:
+        return _once(artifact, tensors, *rows)
     states = [port for port in artifact.interface.inputs if port.name.startswith(PAST)]
     if getattr(artifact, "in_place", False):
         return _append(artifact, tensors, states, cache)
@@ -52,6 +54,30 @@ def decode(artifact: Artifact, inputs: Mapping[str, Any], cache: ArtifactCache |
     outputs = artifact.run(**tensors)
     present = {PAST + name.removeprefix(PRESENT): value for name, value in outputs.items() if name.startswith(PRESENT)}
     return outputs, ArtifactCache(present) if present else None
+
+
+def distinct_rows(tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Which rows differ from the row before, and for each row the number of the one it is; None if all differ.
+
+    The beams of a text, and the sequences that are sampled for it, begin as equal rows side by side.
+    """
+    values = list(tensors.values())
+    if values[0].shape[0] == 1:
+        return None
+    new = torch.stack([(value[1:] != value[:-1]).flatten(1).any(1) for value in values]).any(0)
+    if new.all():
+        return None
+    first = torch.cat([new.new_ones(1), new])
+    return first.nonzero()[:, 0], first.cumsum(0) - 1
+
+
+def _once(artifact: Artifact, tensors: Tensors, kept: torch.Tensor, back: torch.Tensor) -> tuple[Tensors, Any]:
+    """A first step that computes equal rows once."""
+    outputs, cache = decode(artifact, {name: tensor[kept] for name, tensor in tensors.items()}, None)
+    evenly = torch.equal(back, torch.arange(len(kept)).repeat_interleave(len(back) // len(kept)))
+    if cache is not None:
+        cache.repeat_rows(back, shared=evenly and bool(getattr(artifact, "shared", False)))
+    return {name: value[back] for name, value in outputs.items() if not name.startswith(PRESENT)}, cache
 
 
 def _append(artifact: Any, tensors: Tensors, states: list[Port], cache: ArtifactCache | None) -> tuple[Tensors, Any]:
