@@ -194,11 +194,11 @@ def test_what_must_be_dynamic_is_not_made_static():
     assert capture(Fixed(), torch.randn(6, 4)).run(torch.ones(6, 4)).shape == (3, 8)
 
 
-def only_static(module, names, example, attempt):
+def only_static(module, names, example, attempt, *copied):
     """Stand-in for an export that works with fixed sizes only."""
     if any(attempt.axes):
         raise ValueError("a symbolic size is no number")
-    return attempt_export(module, names, example, attempt)
+    return attempt_export(module, names, example, attempt, *copied)
 
 
 def test_fallback_to_static_sizes_says_why(monkeypatch, caplog):
