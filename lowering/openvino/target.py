@@ -54,7 +54,7 @@ class OpenVINOTarget(Target):
 
     def pipeline(self) -> str:
         """Canonical form, with norms and activations as operators of their own."""
-        return "canonicalize,fuse-attention,fuse-norm,fuse-activation"
+        return "canonicalize,fuse-attention,fuse-norm,fuse-activation,conv1d-to-linear"
 
     def legalize(self, program: Program) -> Program:
         """A canonical copy in which exactly the calls without emitter are decomposed."""
