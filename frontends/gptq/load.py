@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphwright.frontends.gptq.config import V1, GptqConfig
+from graphwright.frontends.gptq.experts import is_experts, join_experts, model_name, place_experts
 from graphwright.frontends.gptq.folder import Tensors
 from graphwright.frontends.gptq.module import PackedLinear
 from graphwright.frontends.gptq.tensors import NAMES, from_tensors, stored_zeros
@@ -33,13 +34,18 @@ def load_gptq(folder: str | Path, *, dtype: torch.dtype | None = None) -> Any:
         FileFormatError: A file is missing, truncated, or inconsistent with the others; names file and tensor.
     """
     folder = Path(folder)
-    weights = read_gptq(folder)
+    stored = read_gptq(folder)
     tensors = Tensors(folder)
     model = _model(folder, dtype)
-    for path, packed in weights.items():
-        _place(model, path, packed, tensors.get(f"{path}.bias"), folder)
-    owned = {f"{path}.{name}" for path in weights for name in (*NAMES, "bias")}
-    _load_rest(model, {name: tensors[name] for name in tensors if name not in owned}, weights, folder)
+    placed = []
+    for path, packed in join_experts(model, stored).items():
+        if is_experts(model, path):
+            placed.append(place_experts(model, path, packed))
+        else:
+            _place(model, path, packed, tensors.get(f"{path}.bias"), folder)
+            placed.append(path)
+    owned = {f"{path}.{name}" for path in stored for name in (*NAMES, "bias")}
+    _load_rest(model, {model_name(model, name): tensors[name] for name in tensors if name not in owned}, placed, folder)
     return model.eval()
 
 
@@ -124,9 +130,9 @@ def _place(model: nn.Module, path: str, packed: PackedWeight, bias: Tensor | Non
     setattr(model.get_submodule(parent), name, PackedLinear(packed, None if bias is None else bias.to(weight.dtype)))
 
 
-def _load_rest(model: Any, rest: Mapping[str, Tensor], weights: Mapping[str, PackedWeight], folder: Path) -> None:
+def _load_rest(model: Any, rest: Mapping[str, Tensor], paths: Sequence[str], folder: Path) -> None:
     """Fill in the weights that are not quantized; tied ones may be absent."""
-    placed = tuple(f"{path}." for path in weights)
+    placed = tuple(f"{path}." for path in paths)
     result = model.load_state_dict(rest, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing = [name for name in result.missing_keys if not name.startswith(placed) and name not in tied]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from graphwright.frontends.gptq.config import FILE, KEY, MODEL_FILE, V1, V2, GptqConfig
+from graphwright.frontends.gptq.experts import PARTS, PackedExperts, split_experts
 from graphwright.frontends.gptq.folder import write_tensors
 from graphwright.frontends.gptq.module import PackedLinear
 from graphwright.frontends.gptq.tensors import to_tensors
@@ -35,7 +36,8 @@ def save_gptq(
     Args:
         model: The transformers model: its config, and its weights that are not quantized.
         folder: Must not exist yet.
-        weights: Packed weights by module path; by default those of the model's own `PackedLinear` layers.
+        weights: Packed weights by module path, those of experts in one tensor by the path of that, [E * N, K]; by
+            default those of the model's own `PackedLinear` layers.
         checkpoint_format: `gptq` (v1), `gptq_v2`, or `auto`: v1, which all readers know, for symmetric weights, and v2
             for others: v1 cannot hold a zero of 0, and readers refuse it for asymmetric weights of unknown origin.
         shard_bytes: Largest size of one file.
@@ -52,7 +54,7 @@ def save_gptq(
         raise InputError(what, remedies=["name a new folder" if weights else "quantize it first"])
     config = _config(weights, checkpoint_format, meta or {})
     tensors = _rest(model, weights)
-    for path, packed in weights.items():
+    for path, packed in split_experts(model, weights).items():
         tensors |= {f"{path}.{name}": tensor for name, tensor in _tensors(path, packed, config).items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -66,8 +68,12 @@ def save_gptq(
 
 
 def packed_weights(model: Any) -> dict[str, PackedWeight]:
-    """The packed weights of a model's `PackedLinear` layers by module path."""
-    return {path: layer.packed for path, layer in model.named_modules() if isinstance(layer, PackedLinear)}
+    """The packed weights of a model's `PackedLinear` layers by module path; of experts by the parameter's."""
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, PackedLinear)}
+    return {
+        path.replace(".packed_", ".") if isinstance(layer, PackedExperts) else path: layer.packed
+        for path, layer in layers.items()
+    }
 
 
 def _config(weights: Mapping[str, PackedWeight], label: str, meta: Mapping[str, Any]) -> GptqConfig:
@@ -102,7 +108,9 @@ def _tensors(path: str, packed: PackedWeight, config: GptqConfig) -> dict[str, T
 
 def _rest(model: Any, weights: Mapping[str, PackedWeight]) -> dict[str, Tensor]:
     """The weights that stay as they are; of tied ones the first."""
-    owned = {f"{path}.{name}" for path in weights for name in ("weight", *PackedLinear.NAMES)}
+    owned = {f"{path}.{name}" for path in weights for name in ("weight", *PackedLinear.NAMES)} | set(weights)
+    for path, name in ((path, name) for path in weights for name in PARTS if path.endswith(f".experts.{name}")):
+        owned |= {f"{path.removesuffix(name)}packed_{name}.{part}" for part in PackedLinear.NAMES}
     kept: dict[Any, str] = {}
     for name, tensor in model.state_dict().items():
         if name not in owned:

@@ -73,6 +73,7 @@ def quantize(
     quantize ...` the work is spread over N processes.
     """
     from graphwright.cli.processes import process_group
+    from graphwright.frontends.gptq.experts import are_storable
     from graphwright.passes.pipeline import Pipeline
 
     if output.exists():
@@ -83,7 +84,7 @@ def quantize(
     work = work or output.with_name(f".{output.name}-work")
     program = capture_model(original)
     with process_group(device) as place, step("quantizing") as show:
-        held = {"heldout": texts[1] or (), "experts": form is Form.PROGRAM}
+        held = {"heldout": texts[1] or (), "experts": form is Form.PROGRAM or are_storable(original)}
         pass_ = _pass(method, texts[0], place.device, work, show, options | held)
         result = Pipeline(["canonicalize,conv1d-to-linear", pass_]).run(program, validate=False)
     if not place.is_first:
@@ -151,11 +152,13 @@ def _write(form: Form, original: Any, model: str, program: Any, output: Path, me
 
 def _summary(report: dict[str, Any], form: Form, program: Any) -> str:
     from graphwright.passes.quant.experts import is_grouped
+    from graphwright.passes.quant.pack import unpack_weight
 
     lines = [f"{len(report['rows'])} linears, relative error {report['error']:.4f}, {report['seconds']:.1f} s"]
     quality = report.get("quality")
     if quality:
         lines.append(f"KL {quality['kl']:.5f}, perplexity {quality['perplexity']:.3f}")
-    if form is Form.CHECKPOINT and any(map(is_grouped, program.graph.nodes)):
-        lines.append("experts stay as they are: a checkpoint holds matrices; --format program quantizes them too")
+    packed = any(node.target is unpack_weight for node in program.graph.nodes)
+    if form is Form.CHECKPOINT and not packed and any(map(is_grouped, program.graph.nodes)):
+        lines.append("experts stay as they are: a checkpoint cannot hold theirs; --format program quantizes them too")
     return "\n".join(lines)

@@ -112,18 +112,20 @@ def drop_unused(program: Program) -> list[str]:
 def packed_weights(program: Program) -> dict[str, PackedWeight]:
     """The packed weights of a program by module path, as `save_gptq` takes them.
 
-    A call outside of any module, or the second one in a module, is named after its weight.
+    A call outside of any module, or the second one in a module, is named after its weight; so are experts, [E * N, K].
     """
     found: dict[str, PackedWeight] = {}
     for node in program.graph.nodes:
-        if is_call(node, packed_linear):
-            arguments = bound(node)
-            parts = [_value(program, arguments[name]) for name in ("weight", "scales", "zeros", "group_index")]
-            inputs = int((shape_of(arguments["input"]) or (0,))[-1])
-            packed = PackedWeight(*parts, arguments["bits"], arguments["group_size"], inputs)  # type: ignore[arg-type, call-arg]
-            stored = str(arguments["weight"].target).rpartition(".")[0]
-            path = module_path(node)
-            found[stored if not path or path in found else path] = packed
+        if not is_call(node, packed_linear, unpack_weight):
+            continue
+        arguments = bound(node)
+        parts = [_value(program, arguments[name]) for name in ("weight", "scales", "zeros", "group_index")]
+        is_linear = is_call(node, packed_linear)
+        inputs = int((shape_of(arguments["input"]) or (0,))[-1]) if is_linear else arguments["inputs"]
+        packed = PackedWeight(*parts, arguments["bits"], arguments["group_size"], inputs)  # type: ignore[arg-type, call-arg]
+        stored = str(arguments["weight"].target).removesuffix("packed_weight")[:-1]  # after a dot, or a line
+        path = module_path(node) if is_linear else ""
+        found[stored if not path or path in found else path] = packed
     return found
 
 
