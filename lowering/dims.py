@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,9 +44,15 @@ def evaluate(size: int | str, sizes: Mapping[str, int]) -> int | None:
     if isinstance(size, int):
         return size
     try:
-        return _value(ast.parse(size, mode="eval").body, sizes)
+        return _value(_parsed(size), sizes)
     except (KeyError, SyntaxError, ZeroDivisionError):
         return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> ast.AST:
+    """Each step of a generation asks for the same few expressions."""
+    return ast.parse(text, mode="eval").body
 
 
 def _value(node: ast.AST, sizes: Mapping[str, int]) -> int:

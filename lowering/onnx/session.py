@@ -29,6 +29,7 @@ class OnnxFile:
         self.providers: list[Any] = ["CPUExecutionProvider"]
         self.session_options: Any = None
         self._session: Any = None
+        self._wanted: frozenset[str] = frozenset()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def configure(self, providers: Sequence[Any] | None, session_options: Any) -> None:
@@ -51,6 +52,7 @@ class OnnxFile:
                 raise MissingDependencyError("onnxruntime", "onnx", "running an ONNX model") from None
             options = self.session_options or _exact(onnxruntime.SessionOptions())
             self._session = onnxruntime.InferenceSession(self.file(), options, providers=self.providers)
+            self._wanted = frozenset(entry.name for entry in self._session.get_inputs())
         return self._session
 
     def file(self) -> Path:
@@ -84,9 +86,8 @@ class OnnxFile:
             into: Outputs that are written to these tensors, which may be inputs too; they are not among the results.
         """
         outputs = list(outputs)
-        wanted = {entry.name for entry in self.session.get_inputs()}
         binding = self.session.io_binding()
-        held = {name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items() if name in wanted}
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items() if name in self._wanted}
         for name, tensor in held.items():
             binding.bind_ortvalue_input(name, _to_ort(tensor))
         for name, _ in outputs:

@@ -48,8 +48,9 @@ class ArtifactCache(Cache):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Keep the rows that beam search goes on with; they are those of the same text, so an encoder's stay."""
-        chosen = {name: t if ".encoder." in name else t.index_select(0, beam_idx) for name, t in self.tensors.items()}
-        self.tensors = chosen
+        if len(_moved(beam_idx)):
+            chosen = lambda name, t: t if ".encoder." in name else t.index_select(0, beam_idx)  # noqa: E731
+            self.tensors = {name: chosen(name, tensor) for name, tensor in self.tensors.items()}
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows."""
@@ -100,6 +101,13 @@ class RoomyCache(ArtifactCache):
         """Number of tokens in the cache."""
         return self.length
 
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep the rows that beam search goes on with: what is in use of the rows that change."""
+        if len(moved := _moved(beam_idx)):
+            for tensor in self.tensors.values():
+                used = tensor[:, :, : self.length]
+                used[moved] = used[beam_idx[moved]]
+
     def reserve(self, length: int) -> None:
         """Make room for so many tokens; the memory grows in steps of `ROOM`."""
         have = min(tensor.shape[2] for tensor in self.tensors.values())
@@ -110,6 +118,11 @@ class RoomyCache(ArtifactCache):
     def crop(self, max_length: int) -> None:
         """Forget all but the first tokens; a negative number says how many are forgotten."""
         self.length = self.length + max_length if max_length < 0 else min(max_length, self.length)
+
+
+def _moved(beam_idx: torch.Tensor) -> torch.Tensor:
+    """The rows that take another row's place."""
+    return (beam_idx != torch.arange(len(beam_idx))).nonzero()[:, 0]
 
 
 def _longer(tensor: torch.Tensor, length: int, wanted: int) -> torch.Tensor:
