@@ -197,6 +197,10 @@ def _agrees(program: Program, module: torch.nn.Module, given: list[Any], sizes: 
             return None
         except Exception:
             return False
+    if len(actual) != len(expected):  # what a cache counts is a number in the model, and a size in the program
+        actual, expected = (
+            [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)] for leaves in (actual, expected)
+        )
     return len(actual) == len(expected) and all(map(_same, actual, expected))
 
 
