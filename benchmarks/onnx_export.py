@@ -4,11 +4,14 @@ PYTHON is the interpreter of an environment with `optimum-onnx`; see `benchmarks
 of processor time and peak memory of an export without validation, from a loaded model to the files; size of the files;
 the latency of both on this ONNX Runtime, see `benchmarks.onnx_latency`: of Optimum's float32 export beside
 ours in float32, in float32 in the dialect of ONNX Runtime, and with int8 products; and, for models that generate, the
-time of a whole `generate()` of 64 tokens by each side's own loader.
+time of a whole `generate()` of 64 tokens by each side's own loader, greedy and with beams. Two more exporters stand
+beside ours: `torch.onnx` with ONNX Runtime's transformer optimizer (BERT, ViT), and the builder of onnxruntime-genai
+(Llama), which this interpreter runs where it has the package, as it needs a newer transformers than Optimum.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -20,10 +23,11 @@ import time
 from pathlib import Path
 
 from benchmarks.onnx_latency import CASES, latency
-from benchmarks.onnx_peer import GENERATE, TASKS, load, timed_generation
+from benchmarks.onnx_peer import BEAMS, GENERATE, TASKS, load, timed_generation
 
 KINDS = {"float32": "onnx", "ort": "onnx{dialect=ort}", "int8": "onnx{int8=dynamic}"}
 GAPS = {"float32": 1e-4, "ort": 1e-4, "int8": 0.2}
+OTHERS = {"bert": ("torch.onnx", "float32"), "vit": ("torch.onnx", "float32"), "llama": ("genai", "ort")}
 TURNS = 3
 
 
@@ -52,7 +56,8 @@ def child(*words: str, environment: dict[str, str] | None = None) -> dict[str, f
 def compare(python: str, name: str, place: Path) -> None:
     """Print the lines of one model."""
     peer = str(Path(__file__).with_name("onnx_peer.py"))
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    clean |= {"HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
     source, theirs = str(place / "source"), str(place / "theirs")
     child(python, peer, "make", name, source, environment=clean)
     b = child(python, peer, "export", name, source, theirs, environment=clean)
@@ -63,12 +68,33 @@ def compare(python: str, name: str, place: Path) -> None:
             print(_exports(name, a, b, size(str(ours)), size(theirs)), flush=True)
         for file, label, sizes in CASES[name]:
             in_place = kind == "ort" and file == "model.onnx" and name in GENERATE
-            mine, other, ratio = latency(ours / file, Path(theirs) / file, sizes, in_place, GAPS[kind])
+            mine, other, ratio = latency(ours / file, Path(theirs) / file, sizes, (in_place, False), GAPS[kind])
             print(f"{name:8}   {label:20} {kind:8} {mine:8.2f} ms, Optimum {other:8.2f} ms ({ratio:.2f}x)", flush=True)
+    if name in OTHERS:
+        compare_other(python, name, place, clean)
     if name in GENERATE:
         words = ("--export", name, source, str(place / "last"), KINDS["ort"], "last")
         child(sys.executable, "-m", "benchmarks.onnx_export", *words)
-        print(_generations(name, python, peer, place, clean), flush=True)
+        for beams in (1, BEAMS[name]):
+            print(_generations(name, beams, python, peer, place, clean), flush=True)
+
+
+def compare_other(python: str, name: str, place: Path, environment: dict[str, str]) -> None:
+    """Print the lines of the exporter that is neither ours nor Optimum's; its caches are in place as ours are."""
+    label, kind = OTHERS[name]
+    own = label == "genai" and importlib.util.find_spec("onnxruntime_genai") is not None
+    peer, out = str(Path(__file__).with_name("onnx_peer.py")), place / "other"
+    words = (sys.executable if own else python, peer, "other", name, str(place / "source"), str(out))
+    safe = os.environ | {"PYTHONSAFEPATH": "1"} if own else environment
+    try:
+        b = child(*words, environment=safe)
+    except subprocess.CalledProcessError as error:
+        print(f"{name:8} {label}: {error.stderr.strip().splitlines()[-1]}", flush=True)
+        return
+    print(f"{name:8} {label} {b['seconds']:.1f} s; peak {b['peak'] / 1e6:.0f} MB; files {size(str(out)):.0f} MB")
+    for file, case, sizes in CASES[name]:
+        mine, other, ratio = latency(place / kind / file, out / file, sizes, (kind == "ort",) * 2, GAPS[kind])
+        print(f"{name:8}   {case:20} {kind:8} {mine:8.2f} ms, {label} {other:8.2f} ms ({ratio:.2f}x)", flush=True)
 
 
 def _exports(name: str, a: dict[str, float], b: dict[str, float], ours: float, theirs: float) -> str:
@@ -78,20 +104,20 @@ def _exports(name: str, a: dict[str, float], b: dict[str, float], ours: float, t
     )
 
 
-def _generations(name: str, python: str, peer: str, place: Path, environment: dict[str, str]) -> str:
+def _generations(name: str, beams: int, python: str, peer: str, place: Path, environment: dict[str, str]) -> str:
     """Both sides' loaders in processes of their own, in turns."""
     times: list[list[float]] = [[], []]
     for _ in range(TURNS):
-        ours = (sys.executable, "-m", "benchmarks.onnx_export", "--generate", name, str(place / "last"))
+        ours = (sys.executable, "-m", "benchmarks.onnx_export", "--generate", name, str(place / "last"), str(beams))
         times[0].append(child(*ours)["seconds"])
-        theirs = (python, peer, "generate", name, str(place / "theirs"))
+        theirs = (python, peer, "generate", name, str(place / "theirs"), str(beams))
         times[1].append(child(*theirs, environment=environment)["seconds"])
     ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
     mine, other = (statistics.median(side) for side in times)
-    return f"{name:8}   generate()           ort      {mine:8.2f} s,  Optimum {other:8.2f} s  ({ratio:.2f}x)"
+    return f"{name:8}   generate(), {beams} beams  ort      {mine:8.2f} s,  Optimum {other:8.2f} s  ({ratio:.2f}x)"
 
 
-def generate(name: str, folder: str) -> dict[str, float]:
+def generate(name: str, folder: str, beams: str) -> dict[str, float]:
     """Our loader's `generate()`, in this process."""
     import onnxruntime
 
@@ -99,7 +125,7 @@ def generate(name: str, folder: str) -> dict[str, float]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return {"seconds": timed_generation(gw.load_artifact(folder, session_options=options), name)}
+    return {"seconds": timed_generation(gw.load_artifact(folder, session_options=options), name, int(beams))}
 
 
 def size(folder: str) -> float:

@@ -51,7 +51,8 @@ def session(path: Path):
 def feeds(model, sizes: dict[str, int]) -> dict[str, np.ndarray]:
     """Inputs of a session for these sizes."""
     random, inputs = np.random.default_rng(0), {}
-    sizes = SIZES | {f"{name}_out": size for name, size in sizes.items()} | sizes
+    total = sizes.get("past_sequence_length", 0) + sizes.get("sequence_length", 0)
+    sizes = SIZES | {"total_sequence_length": total} | {f"{name}_out": size for name, size in sizes.items()} | sizes
     for entry in model.get_inputs():
         shape = [eval(size, {}, sizes) if isinstance(size, str) else size for size in entry.shape]
         if entry.type == "tensor(bool)":
@@ -121,7 +122,7 @@ class Side:
 
 
 def latency(
-    ours: Path, theirs: Path, sizes: dict[str, int], in_place: bool = False, gap: float = 1e-4
+    ours: Path, theirs: Path, sizes: dict[str, int], in_place: tuple[bool, bool] = (False, False), gap: float = 1e-4
 ) -> tuple[float, float, float]:
     """Milliseconds of both, and the median ratio of theirs to ours.
 
@@ -130,7 +131,7 @@ def latency(
     """
     times: list[list[float]] = [[], []]
     for first in (0, 1):
-        pairs = [(ours, in_place), (theirs, False)]
+        pairs = list(zip((ours, theirs), in_place, strict=True))
         made = {i: Side(pairs[i][0], sizes, pairs[i][1]) for i in (first, 1 - first)}
         _agree(made[0].inputs, made[1].inputs)
         names = sorted(made[0].names & made[1].names)

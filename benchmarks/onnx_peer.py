@@ -2,13 +2,15 @@
 
 `python onnx_peer.py make NAME FOLDER` saves a model with random weights; `... export NAME FOLDER OUT` exports it with
 Optimum from the loaded model, and prints seconds and the peak of resident memory as JSON; `... generate NAME OUT` loads
-the export with Optimum's class and prints the seconds of a `generate()`.
+the export with Optimum's class and prints the seconds of a `generate()`; `... other NAME FOLDER OUT` exports with
+`torch.onnx` and ONNX Runtime's transformer optimizer, or with the model builder of onnxruntime-genai.
 """
 
 import json
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 TASKS = {
@@ -26,7 +28,8 @@ WHISPER = {"d_model": 384, "encoder_layers": 4, "decoder_layers": 4, "encoder_at
 T5 = {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
       "decoder_start_token_id": 0}  # fmt: skip
 GENERATE = {"gpt2": "CausalLM", "llama": "CausalLM", "whisper": "SpeechSeq2Seq", "t5": "Seq2SeqLM"}
-PROMPT, NEW = {"gpt2": 512, "llama": 512, "t5": 128}, 64
+BEAMS = {"gpt2": 4, "llama": 4, "whisper": 5, "t5": 4}
+PROMPT, NEW = {"gpt2": 512, "llama": 512, "t5": 512}, 64
 MODELS = {
     "bert": ("BertModel", {}),
     "gpt2": ("GPT2LMHeadModel", {}),
@@ -68,8 +71,37 @@ def export(name, folder, out):
     return time.process_time() - start
 
 
-def timed_generation(model, name):
-    """Processor seconds of the fastest of two `generate()` after a first one: 64 tokens, greedy, one row."""
+def optimized(name, folder, out):
+    """Export an encoder with `torch.onnx.export(dynamo=True)`, and run ONNX Runtime's transformer optimizer on it."""
+    import torch
+    from onnxruntime.transformers import optimizer
+
+    model = load(name, folder)
+    Path(out).mkdir()
+    file = str(Path(out, "model.onnx"))
+    tokens = {key: torch.ones(2, 7, dtype=torch.int64) for key in ("input_ids", "attention_mask", "token_type_ids")}
+    inputs = tokens if name == "bert" else {"pixel_values": torch.randn(2, 3, 224, 224)}
+    axes = ("batch_size", "sequence_length") if name == "bert" else ("batch_size",)
+    shapes = {key: dict(enumerate(torch.export.Dim(axis) for axis in axes)) for key in inputs}
+    names = {"output_names": ["last_hidden_state" if name == "bert" else "logits"]}
+    start = time.process_time()
+    torch.onnx.export(model, (), file, kwargs=inputs, dynamo=True, dynamic_shapes=shapes, external_data=False, **names)
+    made = optimizer.optimize_model(file, model_type=name, num_heads=12, hidden_size=768)
+    made.save_model_to_file(file)
+    return time.process_time() - start
+
+
+def built(folder, out):
+    """Write a Llama with the model builder of onnxruntime-genai."""
+    from onnxruntime_genai.models import builder
+
+    start = time.process_time()
+    builder.create_model(None, folder, out, "fp32", "cpu", str(Path(out, "cache")))
+    return time.process_time() - start
+
+
+def timed_generation(model, name, beams=1):
+    """Processor seconds of the fastest of two `generate()` after a first one: 64 tokens of one text."""
     import torch
 
     torch.manual_seed(0)
@@ -78,7 +110,7 @@ def timed_generation(model, name):
     else:
         ids = torch.randint(10, 900, (1, PROMPT[name]))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "num_beams": beams}
     times = []
     for _ in range(3):
         start = time.process_time()
@@ -89,7 +121,7 @@ def timed_generation(model, name):
     return min(times[1:])
 
 
-def generate(name, folder):
+def generate(name, folder, beams):
     """Generate with Optimum's class for the model."""
     import onnxruntime
     import optimum.onnxruntime
@@ -97,7 +129,7 @@ def generate(name, folder):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     cls = getattr(optimum.onnxruntime, f"ORTModelFor{GENERATE[name]}")
-    return timed_generation(cls.from_pretrained(folder, session_options=options), name)
+    return timed_generation(cls.from_pretrained(folder, session_options=options), name, int(beams))
 
 
 if __name__ == "__main__":
@@ -105,8 +137,9 @@ if __name__ == "__main__":
     if action == "make":
         build(name).save_pretrained(folder)
     elif action == "generate":
-        print(json.dumps({"seconds": generate(name, folder)}))
+        print(json.dumps({"seconds": generate(name, folder, *rest)}))
     else:
-        seconds = export(name, folder, *rest)
+        other = built if name == "llama" else partial(optimized, name)
+        seconds = other(folder, *rest) if action == "other" else export(name, folder, *rest)
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps({"seconds": seconds, "peak": peak}))
