@@ -131,7 +131,8 @@ def _limit(b: Builder, end: Any) -> Any:
 
 def sliced(b: Builder, out: Any, dim: int, start: Any, end: Any, step: int = 1) -> Any:
     """Elements from `start` to `end` along one dimension."""
-    return op.slice(out, _limit(b, start or 0), _limit(b, end), b.const([step]), b.const([dim])).output(0)
+    begin = b.size(0 if start is None else start)  # not `or`: that asks for the value of a symbolic start
+    return op.slice(out, begin, _limit(b, end), b.const([step]), b.const([dim])).output(0)
 
 
 @register(aten.slice.Tensor)

@@ -35,6 +35,9 @@ def build(name: str) -> Any:
             t.DistilBertConfig(dim=32, n_layers=1, n_heads=4, hidden_dim=64, vocab_size=50)
         ),
         "deberta": lambda: t.DebertaV2Model(t.DebertaV2Config(**TEXT)),
+        "deberta-v1": lambda: t.DebertaModel(
+            t.DebertaConfig(**TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"], max_position_embeddings=64)
+        ),
         "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**TEXT)),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=50)),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**decoder)),
@@ -67,7 +70,20 @@ def build(name: str) -> Any:
 
 
 TASKS = dict.fromkeys(("gpt2", "llama", "gemma2", "bloom", "opt"), PAST)
-SLOW = ("roberta", "distilbert", "deberta", "mpnet", "gpt2", "gemma2", "bloom", "opt", "whisper", "swin", "wav2vec2")
+SLOW = (
+    "roberta",
+    "distilbert",
+    "deberta",
+    "deberta-v1",
+    "mpnet",
+    "gpt2",
+    "gemma2",
+    "bloom",
+    "opt",
+    "whisper",
+    "swin",
+    "wav2vec2",
+)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "bart", "vit", "resnet"])
