@@ -4,7 +4,7 @@
 |---|---|
 | 1 | our Triton kernel for a row, alone or together with what is around it |
 | to 64 | our Triton kernel: codes are unpacked in registers, sums in float32 |
-| to 256 | the same with larger tiles |
+| to 512 | the same with larger tiles |
 | more | our Triton kernel dequantizes, then one product |
 
 The first call of each form is compared with the reference; what differs, or does not run here, is left out with one
@@ -36,14 +36,14 @@ Run = Callable[[], Tensor]
 
 
 class Checked:
-    """Runs forms, each checked at its first call."""
+    """Runs forms, each checked at the first call of every kernel that it has."""
 
     def __init__(self) -> None:
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, Any]] = set()
 
-    def __call__(self, form: str, run: Run, reference: Run, x: Tensor) -> Tensor:
+    def __call__(self, form: str, run: Run, reference: Run, x: Tensor, kernel: Any = None) -> Tensor:
         """What `run` gives; at the first call, and while a graph is captured before it, what `reference` gives."""
-        if form in self._checked:
+        if (form, kernel) in self._checked:
             return run()
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return reference()
@@ -52,7 +52,7 @@ class Checked:
             result = run()
             difference = float((result.float() - expected.float()).abs().max())
             if difference <= _TOLERANCE * float(expected.float().abs().max()):
-                self._checked.add(form)
+                self._checked.add((form, kernel))
                 return result
             reason = f"its result differs by {difference:.3g}"
         except Exception as error:  # a compiler, a driver, or a GPU that a kernel does not know
@@ -91,7 +91,10 @@ class CudaPackedCall:
         form = form_of(x, self.bits, self.group_size)
         if form is None:
             return reference()
-        return self._checked(form, lambda: self._run(form, x, weight, scales, zeros, group_index, bias), reference, x)
+        run = lambda: self._run(form, x, weight, scales, zeros, group_index, bias)  # noqa: E731
+        rows, inputs = x.numel() // x.shape[-1], x.shape[-1]
+        kernel = tuple(tile_sizes(rows, len(scales), inputs).values()) if form in ("few", "many") else None
+        return self._checked(form, run, reference, x, kernel)
 
     def blocks(
         self, x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor | None, group_index: Tensor | None = None
@@ -184,17 +187,34 @@ def form_of(x: Tensor, bits: int, group_size: int) -> str | None:
     if not rows or x.dtype not in (torch.float16, torch.bfloat16) or inputs % BLOCK or size is None:
         return None
     forms = ["row"] if rows == 1 and size >= BLOCK else []
-    forms += ["few"] if rows <= 64 else ["many"] if rows <= 256 and size >= 64 else []
+    forms += ["few"] if rows <= 64 else ["many"] if rows <= 512 and size >= 64 else []
     return next((form for form in [*forms, "spread"] if form not in _REFUSED), None)
 
 
 def tile_sizes(rows: int, outputs: int, inputs: int) -> dict[str, Any]:
-    """How the Triton kernel divides a product, from what was measured on an H100."""
-    wide = outputs >= 8192
-    if rows > 64:
-        return {"rows": 128, "columns": 128, "split": 1 if wide else 4, "late": False, "warps": 4, "stages": 3}
-    if rows > 16:
-        tiles = {"rows": 128, "columns": 32 if rows <= 32 else 64, "late": False}
-        return {**tiles, "split": 2, "warps": 8} if wide else {**tiles, "split": 4, "warps": 4}
-    split = 4 if wide else 8 if inputs >= 8192 else 4
-    return {"rows": 64, "columns": 16, "split": split if inputs >= 2048 else 1, "late": True, "warps": 4}
+    """How the Triton kernel divides a product, the best of `benchmarks.packed_tiles` on an H100."""
+    wide, deep = outputs >= 8192, inputs >= 8192
+    if rows <= 16:
+        split = 4 if wide or not deep else 8
+        return {"rows": 64, "columns": 16, "split": split if inputs >= 2048 else 1, "late": True, "warps": 4}
+    columns, split, warps = _wide_tile(rows) if wide else _narrow_tile(rows, deep)
+    stages = 3 if columns > 64 else 4
+    return {"rows": 128, "columns": columns, "split": split, "late": False, "warps": warps, "stages": stages}
+
+
+def _wide_tile(rows: int) -> tuple[int, int, int]:
+    """(rows of a tile, programs for a tile, warps) where outputs alone fill the GPU."""
+    if rows <= 64:
+        return (32 if rows <= 32 else 64), 2, 8
+    return (64, 1, 8) if rows <= 128 else (128, 1, 4)
+
+
+def _narrow_tile(rows: int, deep: bool) -> tuple[int, int, int]:
+    """The same where inputs must be divided too; `deep` means that there are many."""
+    if rows <= 64:
+        return (32, 8, 4) if deep and rows <= 32 else (32, 4, 8)
+    if rows <= 128:
+        return 64, 4, 8
+    if rows <= 256:
+        return (128, 4, 4) if deep else (128, 2, 8)
+    return (128, 2, 4) if deep else (128, 1, 8)

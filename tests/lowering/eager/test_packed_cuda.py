@@ -55,6 +55,23 @@ def test_a_form_that_computes_something_else_is_left_out(monkeypatch, caplog):
     assert "differs" in caplog.text and "few" in cuda._REFUSED
 
 
+def test_every_kernel_of_a_form_is_checked(caplog):
+    """A tile that computes nonsense is found although another of the same form was right."""
+    checked, x = cuda.Checked(), torch.zeros(1)
+    good, bad = (lambda: torch.ones(2)), (lambda: torch.full((2,), float("nan")))
+    for kernel, run in (("small", good), ("large", bad)):
+        assert torch.equal(checked("few", run, good, x, kernel), good())
+    assert "differs by nan" in caplog.text and {"few"} == cuda._REFUSED
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(14336, 4096), (4096, 14336), (4096, 4096), (256, 512)])
+def test_tiles_fit_what_the_kernel_reads(outputs, inputs):
+    for rows in (2, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512):
+        tile = cuda.tile_sizes(rows, outputs, inputs)
+        assert tile["rows"] % (16 * tile["warps"]) == 0 and tile["columns"] >= 16
+        assert -(-outputs // tile["rows"]) * -(-rows // tile["columns"]) <= cuda._MOST_TILES
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bits", [2, 4])
@@ -64,7 +81,7 @@ def test_every_form_computes_the_packed_linear(dtype, bits, asymmetric, scattere
     parts = weight(bits, group_size, asymmetric, scattered, outputs=8192, inputs=2048, device="cuda")
     bias = torch.randn(8192, device="cuda", dtype=dtype)
     call = CudaPackedCall(bits, group_size)
-    for rows in (1, 3, 16, 40, 200, 300):
+    for rows in (1, 3, 16, 30, 40, 100, 200, 300, 600):
         x = torch.randn(rows, 2048, device="cuda", dtype=dtype)
         expected = packed_linear(x.double(), *parts, bias.double(), bits, group_size)
         for _ in range(2):
