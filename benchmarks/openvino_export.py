@@ -134,7 +134,8 @@ def latencies(name: str, ours: str, theirs: str) -> None:
     me = (sys.executable, "-m", "benchmarks.openvino_export", "--latency", name)
     for kind in KINDS:
         for label in _cases(name):
-            one, other = (child(*me, kind, label, *pair) for pair in ((ours, theirs), (theirs, ours)))
+            runs: list[Any] = [child(*me, kind, label, *pair) for pair in ((ours, theirs), (theirs, ours))]
+            one, other = runs
             ratio = math.sqrt(one["ratio"] / other["ratio"])
             mine, their = (statistics.mean(pair) for pair in zip(one["times"], other["times"][::-1], strict=True))
             times = f"{mine:8.2f} ms, optimum-intel {their:8.2f} ms ({ratio:.2f}x)"
