@@ -92,11 +92,16 @@ def optimized(name, folder, out):
 
 
 def built(folder, out):
-    """Write a Llama with the model builder of onnxruntime-genai."""
+    """Write a Llama with the model builder of onnxruntime-genai, which wants a tokenizer beside the model."""
+    import tokenizers
+    import transformers
     from onnxruntime_genai.models import builder
 
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    words = (None, folder, out, "fp32", "cpu", str(Path(out, "cache")))
     start = time.process_time()
-    builder.create_model(None, folder, out, "fp32", "cpu", str(Path(out, "cache")))
+    builder.create_model(*words, **builder.parse_extra_options(*words, []))
     return time.process_time() - start
 
 
