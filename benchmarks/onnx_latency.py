@@ -35,7 +35,7 @@ CASES = {
     ],
 }
 SIZES = {"batch_size": 1, TEXTS: 1, "past_decoder_sequence_length": 64, "past_decoder_sequence_length_out": 64}
-ROUNDS, ROOM = 20, 100
+ROUNDS, ROOM, HEAD = 20, 100, 64
 PAST, PRESENT = "past_key_values.", "present."
 
 
@@ -52,7 +52,12 @@ def feeds(model, sizes: dict[str, int]) -> dict[str, np.ndarray]:
     """Inputs of a session for these sizes."""
     random, inputs = np.random.default_rng(0), {}
     total = sizes.get("past_sequence_length", 0) + sizes.get("sequence_length", 0)
-    sizes = SIZES | {"total_sequence_length": total} | {f"{name}_out": size for name, size in sizes.items()} | sizes
+    sizes = (
+        SIZES
+        | {"total_sequence_length": total, "kv_cache_dim": HEAD}
+        | {f"{name}_out": size for name, size in sizes.items()}
+        | sizes
+    )
     for entry in model.get_inputs():
         shape = [eval(size, {}, sizes) if isinstance(size, str) else size for size in entry.shape]
         if entry.type == "tensor(bool)":
