@@ -7,8 +7,8 @@
 | to 512 | the same with larger tiles |
 | more | our Triton kernel dequantizes, then one product |
 
-The first call of each form is compared with the reference; what differs, or does not run here, is left out with one
-logged sentence. Weights that the kernels cannot express run as the reference does.
+The first call of each form and tile is compared with the reference; a form that differs, or does not run here, is left
+out with one logged sentence. Weights that the kernels cannot express run as the reference does.
 """
 
 from __future__ import annotations
