@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.onnx_latency import CASES, latency
-from benchmarks.onnx_peer import BEAMS, GENERATE, TASKS, load, timed_generation
+from benchmarks.onnx_peer import BEAMS, GENERATE, TASKS, load, peak, timed_generation
 
 KINDS = {"float32": "onnx", "ort": "onnx{dialect=ort}", "int8": "onnx{int8=dynamic}"}
 GAPS = {"float32": 1e-4, "ort": 1e-4, "int8": 0.2}
@@ -42,8 +41,7 @@ def export(name: str, folder: str, out: str, target: str = "onnx", last: str = "
     start = time.process_time()
     keep_last = bool(last) and TASKS[name].startswith("text-generation")
     gw.export(model, out, target, task=TASKS[name], last_logits=keep_last, verify=False)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": time.process_time() - start, "peak": peak}
+    return {"seconds": time.process_time() - start, "peak": peak()}
 
 
 def child(*words: str, environment: dict[str, str] | None = None) -> dict[str, float]:
