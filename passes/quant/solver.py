@@ -84,8 +84,9 @@ def order_of(diagonal: Tensor, width: int, order: str) -> Tensor:
         return torch.argsort(diagonal, descending=True, stable=True)
     group = torch.arange(len(diagonal), device=diagonal.device) // width
     groups = diagonal.new_zeros(int(group[-1]) + 1).scatter_reduce(0, group, diagonal, "amax")
+    rank = torch.argsort(torch.argsort(groups, descending=True, stable=True))
     within = torch.argsort(diagonal, descending=True, stable=True)
-    return within[torch.argsort(-groups[group[within]], stable=True)]
+    return within[torch.argsort(rank[group[within]], stable=True)]
 
 
 @torch.no_grad()
