@@ -18,6 +18,9 @@ from graphwright.cli.models import capture_model, load_model
 from graphwright.cli.options import Json, Model
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from graphwright.ir.program import Program
     from graphwright.passes.quant.gptq import Quantize
 
 REPORT = "quantization.json"
@@ -73,18 +76,18 @@ def quantize(
     quantize ...` the work is spread over N processes.
     """
     from graphwright.cli.processes import process_group
-    from graphwright.frontends.gptq.experts import are_storable
     from graphwright.passes.pipeline import Pipeline
 
     if output.exists():
         raise typer.BadParameter(f"{output} exists already; name a new folder")
     original = load_model(model)
+    experts = _with_experts(original, form)
     options = {"bits": bits, "group_size": group_size, "symmetric": not asymmetric, "order": order, "heads": heads}
     texts = [None if file is None else _tokens(file, model, samples, length) for file in (calibration, heldout)]
     work = work or output.with_name(f".{output.name}-work")
     program = capture_model(original)
     with process_group(device) as place, step("quantizing") as show:
-        held = {"heldout": texts[1] or (), "experts": form is Form.PROGRAM or are_storable(original)}
+        held = {"heldout": texts[1] or (), "experts": experts}
         pass_ = _pass(method, texts[0], place.device, work, show, options | held)
         result = Pipeline(["canonicalize,conv1d-to-linear", pass_]).run(program, validate=False)
     if not place.is_first:
@@ -95,6 +98,20 @@ def quantize(
         (output / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work, ignore_errors=True)
     emit_json(report | {"output": str(output)}) if as_json else show_text(_summary(report, form, result.program))
+
+
+def _with_experts(original: Module | Program, form: Form) -> bool:
+    """Whether experts are quantized too: a checkpoint holds those of some forms only."""
+    from graphwright.frontends.gptq.experts import are_storable
+    from graphwright.ir.program import Program
+
+    if form is Form.PROGRAM:
+        return True
+    if isinstance(original, Program):
+        raise typer.BadParameter(
+            "a checkpoint is written for a transformers folder; a saved program takes --format program"
+        )
+    return are_storable(original)
 
 
 def _pass(

@@ -61,6 +61,14 @@ def test_a_program_is_written_by_rounding(folder):
     assert sum(node.target is torch.ops.graphwright.packed_linear.default for node in program.graph.nodes) == 7
 
 
+def test_a_program_is_not_written_as_a_checkpoint(folder):
+    model = LlamaForCausalLM.from_pretrained(folder / "model").eval()
+    gw.capture(model, {"input_ids": torch.arange(8).reshape(2, 4)}).save(folder / "program")
+    result = run(folder / "program", folder / "out", "--method", "rtn", *SIZES)
+    assert result.exit_code == 2 and "--format" in result.output
+    assert not (folder / "out").exists()
+
+
 def test_what_is_missing_is_said(folder):
     assert "needs --calibration" in run(folder / "model", folder / "out").output
     assert run(folder / "model", folder / "model", "--method", "rtn").exit_code == 2
