@@ -99,6 +99,22 @@ def _in_order(weight, BN: tl.constexpr, WARPS: tl.constexpr):
     return tl.reshape(tl.permute(weight, (0, 1, 3, 2, 4)), [BN, 64])
 
 
+@triton.jit
+def _hold(weight):
+    """Keep registers until here: a product that is under way may still read them.
+
+    The product before the last wait reads its first operand from registers whenever it comes to it. Triton 3.6 and its
+    ptxas 12.8 do not know that across iterations: registers were given away 30 instructions after the product began.
+    """
+    tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [weight], weight.dtype, is_pure=False, pack=2)
+
+
+@triton.jit
+def _finished(acc):
+    """The sums once the product is done; ptxas would otherwise wait after each of its instructions."""
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [acc], tl.float32, is_pure=False, pack=1)
+
+
 @triton.jit(do_not_specialize=["M"])
 def _matrix(
     x_ptr, w_ptr, s_ptr, z_ptr, b_ptr, out_ptr, parts_ptr, counts_ptr, M, N, K: tl.constexpr, GROUP: tl.constexpr,
@@ -124,6 +140,7 @@ def _matrix(
     sources = x_ptr + tl.minimum(columns, M - 1).to(tl.int64)[None, :] * K + tl.arange(0, 64)[:, None]
     dtype = x_ptr.dtype.element_ty
     acc = tl.zeros([BN, BM], dtype=tl.float32)
+    held = tl.zeros([BN, 64], dtype=dtype)
     blocks: tl.constexpr = K // 128
     per_share: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
     begin = share * per_share
@@ -146,7 +163,12 @@ def _matrix(
             scale0 = _grid_of(s_ptr, rows, first, N, GROUP).to(dtype)
             scale1 = scale0 if GROUP >= 128 else _grid_of(s_ptr, rows, first + 64, N, GROUP).to(dtype)
             acc = tl.dot(_in_order((low - zero0) * scale0, BN, WARPS), x0, acc)
-            acc = tl.dot(_in_order((high - zero1) * scale1, BN, WARPS), x1, acc)
+            if ASM and SPLIT == 1:
+                _hold(held)
+            held = _in_order((high - zero1) * scale1, BN, WARPS)
+            acc = tl.dot(held, x1, acc)
+            if ASM and SPLIT > 1:
+                acc = _finished(acc)
     place = columns.to(tl.int64)[None, :] * N + outputs[:, None]
     inner = valid[:, None] & wanted[None, :]
     if SPLIT > 1:

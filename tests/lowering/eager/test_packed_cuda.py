@@ -88,3 +88,15 @@ def test_every_form_computes_the_packed_linear(dtype, bits, asymmetric, scattere
             difference = (call(x, *parts, bias).double() - expected).abs().max()
             assert difference < 1.5e-2 * expected.abs().max(), rows
     assert not cuda._REFUSED
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("outputs", "inputs"), [(14336, 4096), (4096, 14336)])
+@pytest.mark.parametrize("rows", [32, 64, 128, 256, 512])
+def test_products_are_the_same_each_time(outputs, inputs, rows):
+    """Several programs on each multiprocessor: tensor cores come late to the registers that they read."""
+    parts = weight(4, 128, False, False, outputs=outputs, inputs=inputs, device="cuda")
+    x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
+    call = CudaPackedCall(4, 128)
+    first = call(x, *parts, None)
+    assert all(torch.equal(call(x, *parts, None), first) for _ in range(200))
