@@ -173,8 +173,8 @@ def build(name: str, attention: str = "sdpa", scale: float = 3.0) -> torch.nn.Mo
     case = CASES[name]
     cls = getattr(transformers, case.model)
     torch.manual_seed(0)
-    model = cls(cls.config_class(**case.config)).eval()
-    model.set_attn_implementation(attention)
+    model = cls(cls.config_class(**case.config, attn_implementation=attention)).eval()
+    model.set_attn_implementation(attention)  # configs within a config, which transformers 5.17 copies for T5
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale if parameter.dim() > 1 else 1.0)

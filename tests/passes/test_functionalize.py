@@ -512,6 +512,7 @@ def test_random_programs_of_views_and_writes(trace, steps):
     assert_equal(made, function, 3 * x() - 1)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 captures such a size as a number, and says so")
 def test_views_of_sizes_that_depend_on_data():
     """DeBERTa divides in place what it cut out at a place that is computed: its size is no input's."""
     from transformers import DebertaConfig, DebertaModel

@@ -16,7 +16,7 @@ from graphwright.passes.patterns import Rule, any_of, aten, maybe, number, ops
         (lambda x: aten.relu(x, 2), "takes 1 positional arguments, given 2"),
         (lambda x: aten.softmax(x), "'dim' is missing"),
         (lambda x: aten.softmax(x, -1, dim=1), "'dim' is given twice"),
-        (lambda x: aten.softmax(x, "last"), "cannot be called"),
+        (lambda x: aten.softmax(x, [0.5]), "cannot be called"),
         (lambda x: x, "root of a pattern must be an op"),
         (lambda x: maybe(lambda y: aten.relu(y), x), "root of a pattern must be an op"),
         (lambda x, y: aten.relu(x), "capture 'y' is not used"),
