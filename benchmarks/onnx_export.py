@@ -45,8 +45,10 @@ def export(name: str, folder: str, out: str, target: str = "onnx", last: str = "
 
 
 def child(*words: str, environment: dict[str, str] | None = None) -> dict[str, float]:
-    """Run a measurement in a process of its own."""
-    done = subprocess.run(words, env=environment or os.environ, capture_output=True, text=True, check=True)
+    """Run a measurement in a process of its own, with the compiled modules that an installation has."""
+    variables = {**(environment or os.environ)}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     return json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,12 @@ class Attempt:
     def copies_layers(self) -> bool:
         """Whether layers may be copied; where the source's lines are counted, all of them have to run."""
         return not (self.strict or self.answers or self.all_items)
+
+    def results_computed(self) -> AbstractContextManager[Any]:
+        """No cache of results with symbolic sizes: torch takes longer to make one again than to compute it."""
+        import torch._dynamo.config as config
+
+        return config.patch(fake_tensor_cache_enabled=False) if any(self.axes) else nullcontext()  # type: ignore[attr-defined]
 
 
 def attempts(module: torch.nn.Module, axes: ax.Leaves, dynamic: Any, assume: bool) -> Iterator[Attempt]:

@@ -201,7 +201,7 @@ def _attempt(
                 shapes[leaf] = dict.fromkeys(wanted, torch.export.Dim.AUTO)
         shim = stand_in(module, names, relations_of(attempt.axes))
         repeats = contextlib.nullcontext() if copied is None else repeats_copied(module, copied)
-        with loops, repeats, code_when_run():
+        with loops, repeats, code_when_run(), attempt.results_computed():
             exported = torch.export.export(
                 shim if answers is None else answering(shim, answers),
                 args,

@@ -102,7 +102,7 @@ def test_a_wrong_manifest_is_a_clear_error(artifact: Artifact, tmp_path: Path, k
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": "other"}', '{"format": "graphwright-artifact", "version": 1}']
+    "text", ["", "{", "[]", '{"format": "other"}', '{"format": "graphwright-artifact", "version": 2}']
 )
 def test_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
