@@ -28,7 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "gpt2-tiny": {"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2000},
 }  # fmt: skip
-PEERS = ("hf", "hf-static-compile", "ours")
+PEERS = ("hf", "hf-static-compile", "ours", "ours-bfloat16")
 BANDWIDTH = 3.0e12
 PROMPT, SHORT, LONG = 32, 16, 144
 
@@ -81,10 +81,10 @@ def timed(function: Callable[[], Any], device: str) -> tuple[float, float]:
 def generation(model: Any, peer: str, ids: torch.Tensor) -> Callable[[int], Any]:
     """A function of the number of new tokens."""
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
-    if peer == "ours":
+    if peer.startswith("ours"):
         from graphwright import optimize
 
-        model = optimize(model)
+        model = optimize(model, target="eager{dtype=bfloat16}") if peer == "ours-bfloat16" else optimize(model)
     elif peer == "hf-static-compile":
         options |= {"cache_implementation": "static", "max_cache_len": 256}
     return lambda count: model.generate(ids, max_new_tokens=count, min_new_tokens=None, **options)
@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS[:3]))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--prompts", action="store_true", help="measure the first token instead of the later ones")

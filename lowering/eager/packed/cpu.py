@@ -28,7 +28,7 @@ PackedMode = Literal["auto", "small", "exact"]
 
 aten = torch.ops.aten
 _FEW_ROWS = 4  # up to here the kernel for codes is taken without measuring: the dense weight is not needed at all
-_OUTPUTS = 32  # the int4 kernel wants a multiple of this many outputs
+_OUTPUTS = 32  # the int4 kernel wants a multiple of this many outputs; others are filled up
 
 
 class PackedCall:
@@ -84,8 +84,7 @@ class PackedCall:
         if is_int8(packed.inputs, self.bits, self.group_size):
             return "int8"
         size = int4_size(packed.inputs, self.bits, self.group_size)
-        whole = size is not None and packed.scales.shape[0] % _OUTPUTS == 0
-        return "int4" if whole and self.mode != "exact" else None
+        return "int4" if size is not None and self.mode != "exact" else None
 
     def _run(self, form: str, x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
         if form == "unpack":
@@ -99,6 +98,7 @@ class PackedCall:
         codes, grid, size, order = self._kept.get(("int4", x.dtype), lambda: _int4(packed))
         rows = x if order is None else x.index_select(-1, order)
         result = aten._weight_int4pack_mm_for_cpu(rows.reshape(-1, packed.inputs), codes, size, grid)
+        result = result[:, : packed.scales.shape[0]].contiguous()
         result = result if bias is None else result.add_(bias)
         return result.unflatten(0, x.shape[:-1]) if x.dim() != 2 else result
 
@@ -110,8 +110,10 @@ def _dense(packed: PackedWeight, dtype: torch.dtype) -> Tensor:
 
 def _int4(packed: PackedWeight) -> tuple[Tensor, Tensor, int, Tensor | None]:
     weight = int4(packed)
-    codes = aten._convert_weight_to_int4pack_for_cpu(weight.codes.int(), 1)
-    return codes, scales_and_offsets(weight, torch.bfloat16), weight.group_size, weight.order
+    missing = -len(weight.codes) % _OUTPUTS
+    filled = torch.nn.functional.pad(weight.codes.int(), (0, 0, 0, missing))
+    grid = torch.nn.functional.pad(scales_and_offsets(weight, torch.bfloat16), (0, 0, 0, missing))
+    return aten._convert_weight_to_int4pack_for_cpu(filled, 1), grid, weight.group_size, weight.order
 
 
 def _int8_linear(x: Tensor, weight: Int8, bias: Tensor | None) -> Tensor:

@@ -46,17 +46,18 @@ def test_float32_is_exact(bits, asymmetric, scattered, group_size):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize(("asymmetric", "scattered"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("group_size", [32, 64, 256])
-def test_bfloat16_runs_on_the_int4_kernel(bits, asymmetric, scattered, group_size):
+@pytest.mark.parametrize(("group_size", "outputs"), [(32, 64), (64, 50), (256, 64)])
+def test_bfloat16_runs_on_the_int4_kernel(bits, asymmetric, scattered, group_size, outputs):
     """The kernel rounds scales to 8 bits of mantissa, and so does the result: 2 % of the largest element."""
-    *parts, bias = weight(bits, group_size, asymmetric, scattered)
+    *parts, bias = weight(bits, group_size, asymmetric, scattered, outputs)
     bias = bias.bfloat16()
     call = PackedCall(bits, group_size, "auto")
     for shape in ((1, 256), (2, 2, 256), (3, 40, 256)):
         x = torch.randn(shape).bfloat16()
         expected = packed_linear(x.double(), *parts, bias.double(), bits, group_size)
-        difference = (call(x, *parts, bias).double() - expected).abs().max()
-        assert difference < 0.02 * expected.abs().max()
+        result = call(x, *parts, bias)
+        assert (result.double() - expected).abs().max() < 0.02 * expected.abs().max()
+        assert result.is_contiguous()
     assert "int4" in forms(call)
 
 
