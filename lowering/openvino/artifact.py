@@ -27,13 +27,11 @@ class Variables:
         outputs: Output of the interface -> variable that it is read from.
         unread: Inputs of the model that are not in the interface, with the shape (0 stands for the number of rows)
             and type of a stand-in.
-        computed: Whether some start as something that is computed, rather than empty.
     """
 
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     unread: dict[str, tuple[list[int], str]] = field(default_factory=dict)
-    computed: bool = False
 
 
 class OpenVINOArtifact(Artifact):
@@ -66,11 +64,8 @@ class OpenVINOArtifact(Artifact):
         """Choose the device and properties that the model is compiled with; returns the artifact itself.
 
         Until then it computes in float32 throughout (`EXACT`). `configure()` leaves the choice to the device, which is
-        faster and less exact. Variables that start as something computed keep float32 unless another precision is
-        asked for: in bfloat16, the CPU plugin of OpenVINO 2026.4 reads them as arbitrary values.
+        faster and less exact.
         """
-        if self.variables is not None and self.variables.computed:
-            properties = {"INFERENCE_PRECISION_HINT": "f32"} | properties
         self.file = self.file.configured(device, properties)
         return self
 
