@@ -17,7 +17,7 @@ _INDEX = ("idx", "index", "layer_id", "layer_number", "block_id")
 _POSITION = "the position of the layer"
 
 
-def kind_of(layer: torch.nn.Module, position: int) -> Hashable | None:
+def kind_of(layer: torch.nn.Module, position: int, count: int) -> Hashable | None:
     """A key that layers share if they are alike; None for a layer that is unlike any other.
 
     Two layers are alike if their modules have the same names, classes and attributes, and their tensors the same names
@@ -26,8 +26,9 @@ def kind_of(layer: torch.nn.Module, position: int) -> Hashable | None:
     Args:
         layer: An item of a `ModuleList`.
         position: Its place there.
+        count: How many items the list has.
     """
-    parts: list[Hashable] = []
+    parts: list[Hashable] = [*_settings(layer, position, count)]
     if getattr(layer, "gradient_checkpointing", False):
         return None
     for name, module in layer.named_modules(remove_duplicate=False):
@@ -45,6 +46,15 @@ def is_plain(value: Any) -> bool:
 def has_hooks(module: torch.nn.Module) -> bool:
     """Whether something else runs when the module is called."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _settings(layer: torch.nn.Module, position: int, count: int) -> Iterator[Hashable]:
+    """What the configs of a layer say of its position."""
+    configs = {id(config): config for module in layer.modules() if (config := vars(module).get("config")) is not None}
+    for config in configs.values():
+        for name, value in getattr(config, "__dict__", {}).items():
+            if isinstance(value, (list, tuple)) and len(value) >= count:
+                yield name, _key(value[position])
 
 
 def _attributes(module: torch.nn.Module, position: int) -> Iterator[Hashable]:

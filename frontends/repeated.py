@@ -90,9 +90,10 @@ class Repeats:
         self._kinds: dict[Hashable, Kind] = {}
         self._layers: dict[int, tuple[torch.nn.Module, int, Kind]] = {}
         self._running: set[int] = set()
-        for items in model.modules():
-            for i, layer in enumerate(items if isinstance(items, torch.nn.ModuleList) else ()):
-                if (key := kind_of(layer, i)) is not None:
+        lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+        for items in lists:
+            for i, layer in enumerate(items):
+                if (key := kind_of(layer, i, len(items))) is not None:
                     kind = self._kinds.setdefault(key, Kind())
                     kind.layers += 1
                     self._layers.setdefault(id(vars(layer)), (layer, i, kind))

@@ -98,6 +98,12 @@ class Builder:
             return self.cast(self.squeezed(self.size(value)), dtype)
         return self.const(value, dtype)
 
+    def only(self, value: Value, number: float) -> bool:
+        """Whether a value is stored and one number throughout, as zeros that need not be added are."""
+        node = value.out.get_node()
+        known = node.get_type_name() == "Constant" and value.dtype in (torch.float32, torch.float16, torch.float64)
+        return known and bool((node.data == number).all())
+
     def promote(self, *values: Number) -> list[Any]:
         """Outputs of one type, the one that torch computes in for these arguments."""
         dtype = self.common_dtype(*values)
@@ -218,7 +224,9 @@ class Builder:
 
     def transpose(self, output: Any, order: Sequence[int]) -> Any:
         """Dimensions in another order."""
-        return output if list(order) == sorted(order) else op.transpose(output, self.const(list(order))).output(0)
+        if list(order) == sorted(order):
+            return output
+        return op.transpose(output, self.const(list(order), torch.int32)).output(0)
 
 
 def constant(tensor: torch.Tensor, kept: list[Any]) -> Any:

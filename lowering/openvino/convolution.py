@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def _biased(b: Builder, out: Any, bias: Value | None, dims: int) -> Any:
-    if bias is None:
+    if bias is None or b.only(bias, 0):
         return out
     return op.add(out, b.reshape(bias.out, None, [1, bias.shape[0], *[1] * dims]))
 

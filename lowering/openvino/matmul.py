@@ -16,7 +16,7 @@ aten = torch.ops.aten
 def linear(b: Builder, input: Value, weight: Value, bias: Value | None) -> Any:
     """`input @ weight.T + bias`."""
     product = op.matmul(input.out, weight.out, False, True)
-    return product if bias is None else op.add(product, bias.out)
+    return product if bias is None or b.only(bias, 0) else op.add(product, bias.out)
 
 
 @register(aten.matmul.default, aten.mm.default, aten.bmm.default)
@@ -40,7 +40,7 @@ def dot(b: Builder, self: Value, tensor: Value) -> Any:
 def _plus(b: Builder, self: Value, product: Any, beta: Number, alpha: Number) -> Any:
     if alpha != 1:
         product = op.multiply(product, b.scalar(alpha, self.dtype))
-    if beta == 0:
+    if beta == 0 or b.only(self, 0):
         return product
     return op.add(product, self.out if beta == 1 else op.multiply(self.out, b.scalar(beta, self.dtype)))
 

@@ -13,13 +13,13 @@ aten = torch.ops.aten
 
 
 def _standardized(b: Builder, self: Value, sizes: list[Size], eps: float) -> Any:
-    axes = b.const(list(range(self.rank - len(sizes), self.rank)))
+    axes = b.const(list(range(self.rank - len(sizes), self.rank)), torch.int32)
     return op.mvn(self.out, axes, True, eps, "inside_sqrt").output(0)
 
 
 def _affine(b: Builder, out: Any, weight: Value | None, bias: Value | None) -> Any:
-    out = out if weight is None else op.multiply(out, weight.out).output(0)
-    return out if bias is None else op.add(out, bias.out).output(0)
+    out = out if weight is None or b.only(weight, 1) else op.multiply(out, weight.out).output(0)
+    return out if bias is None or b.only(bias, 0) else op.add(out, bias.out).output(0)
 
 
 @register(aten.layer_norm.default)

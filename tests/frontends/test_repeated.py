@@ -1,12 +1,14 @@
 """Captures that copy layers equal captures that trace all of them."""
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.fx import Node
 
 import graphwright.frontends.smallest as smallest
+from graphwright.frontends.alike import kind_of
 from graphwright.frontends.export import export_program
 from graphwright.frontends.parts import parts
 from graphwright.frontends.repeated import Copies
@@ -175,3 +177,13 @@ def test_layers_that_differ_in_what_they_do_are_traced(extra, expected, monkeypa
         torch.testing.assert_close(actual, wanted)
     assert all("forward" not in vars(layer) for layer in model.layers)
     assert type(model.layers[0]).forward is Layer.__dict__["forward"]
+
+
+def test_what_a_config_says_of_a_position_counts():
+    """A difference that no small example shows, such as the width of a window."""
+    config = SimpleNamespace(windows=[8, 8, 64, 8, 64], sizes=(3, 4))
+    layers = Stack(plain).layers
+    for layer in layers:
+        layer.config = config
+    kinds = [kind_of(layer, i, 5) for i, layer in enumerate(layers)]
+    assert kinds[0] == kinds[1] == kinds[3] != kinds[2] == kinds[4]
