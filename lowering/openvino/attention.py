@@ -24,15 +24,15 @@ def attention(
     mask, dtype = attn_mask, query.dtype
     factor = 1 / math.sqrt(int(query.shape[-1])) if scale is None else scale
     allowed = None if mask is None else _added(b, mask, dtype)
-    inputs = [query.out, keys, values]
-    if allowed is None and abs(factor * math.sqrt(int(query.shape[-1])) - 1) < 1e-12:
-        return op.scaled_dot_product_attention(*inputs, None, None, is_causal)
-    if allowed is None:
+    usual = abs(factor * math.sqrt(int(query.shape[-1])) - 1) < 1e-12
+    if allowed is None and not usual:  # the operator takes a scale only after a mask
         allowed = b.const([[0.0]], dtype)
-    result = op.scaled_dot_product_attention(*inputs, allowed, b.const(factor, dtype), is_causal)
+    number = None if usual else b.const(factor, dtype)
+    result = op.scaled_dot_product_attention(query.out, keys, values, allowed, number, is_causal)
     if mask is None or mask.dtype is not torch.bool:
         return result
-    some = op.reduce_logical_or(mask.out, b.const([-1]), True)  # torch gives zeros to a query without any key
+    # torch gives zeros to a query without any key
+    some = op.reduce_logical_or(mask.out, b.const([-1], torch.int32), True)
     return op.multiply(result, b.cast(some.output(0), dtype))
 
 

@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 def _standardized(b: Builder, self: Value, sizes: list[Size], eps: float) -> Any:
-    axes = b.const(list(range(self.rank - len(sizes), self.rank)), torch.int32)
+    axes = b.const(list(range(-len(sizes), 0)), torch.int32)
     return op.mvn(self.out, axes, True, eps, "inside_sqrt").output(0)
 
 

@@ -60,6 +60,22 @@ def test_compressed_weights(kind: str, share: float, error: float, tmp_path: Pat
     assert (folder / "openvino_model.bin").stat().st_size < share * program.state_bytes()
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_zeros_and_ones_are_left_out(fresh: bool) -> None:
+    """A bias of zeros and the weights of a norm that is new are no operators of the model; others are."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)).eval()
+    torch.nn.init.zeros_(model[0].bias)
+    if not fresh:
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+    artifact, x = gw.target("openvino").lower(gw.capture(model, (torch.randn(2, 8),))), torch.randn(5, 8)
+    (result,) = artifact.run(**{"input": x}).values()
+    torch.testing.assert_close(result, model(x), rtol=1e-5, atol=1e-5)
+    kinds = [node.get_type_name() for node in artifact.model.get_ops()]
+    assert kinds.count("Add") + kinds.count("Multiply") == (0 if fresh else 3)
+
+
 def test_unknown_options() -> None:
     with pytest.raises(gw.GraphwrightError, match="weights=i3"):
         gw.target("openvino{weights=i3}")
