@@ -164,7 +164,7 @@ def _seq2seq(model: Any, task: str, past: bool) -> tuple[Part, ...]:
         Part("decoder_model", decoder, start, dims),
     ]
     if past:
-        step = with_past(model, inputs)
+        step = with_past(model, inputs, hidden=start.values["encoder_hidden_states"])
         later = Inputs(dict(start.values), dict(start.names))
         later.add("input_ids", step.values["decoder_input_ids"], *step.names["decoder_input_ids"])
         later.add("past_key_values", step.values["past_key_values"])

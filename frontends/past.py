@@ -16,7 +16,7 @@ from graphwright.frontends.tasks import is_encoder_decoder
 from graphwright.ir.errors import CaptureError
 
 
-def with_past(model: Any, inputs: Inputs, *, positions: bool = False) -> Inputs:
+def with_past(model: Any, inputs: Inputs, *, positions: bool = False, hidden: torch.Tensor | None = None) -> Inputs:
     """Inputs for the step after `inputs`: one more piece of text, and the cache that the first run returned.
 
     Args:
@@ -24,13 +24,14 @@ def with_past(model: Any, inputs: Inputs, *, positions: bool = False) -> Inputs:
         inputs: From `example_inputs`.
         positions: Whether `position_ids` are an input, if the model takes them: a batch that is padded on the left
             needs them, as the model would count the padding.
+        hidden: What the encoder of an encoder-decoder returns for `inputs`, where it is known: its run may be long.
 
     Raises:
         CaptureError: The model returns no cache.
     """
     register_caches(model)
     with untouched(model), torch.no_grad():
-        first = model(**{**inputs.values, "use_cache": True})
+        first = model(**{**_with_encoded(model, inputs.values, hidden), "use_cache": True})
     cache = getattr(first, "past_key_values", None)
     if cache is None:
         raise CaptureError(
@@ -65,6 +66,16 @@ def decoder_start(model: Any, inputs: Inputs) -> Inputs:
     if "attention_mask" in inputs.values:
         start.add("encoder_attention_mask", inputs.values["attention_mask"], "batch", "sequence")
     return start
+
+
+def _with_encoded(model: Any, values: dict[str, Any], hidden: torch.Tensor | None) -> dict[str, Any]:
+    """The values with the encoder's result in the place of its input, where it is known."""
+    if hidden is None:
+        return values
+    from transformers.modeling_outputs import BaseModelOutput
+
+    rest = {name: value for name, value in values.items() if name != model.main_input_name}
+    return {**rest, "encoder_outputs": BaseModelOutput(last_hidden_state=hidden)}
 
 
 def _decoder_step(step: Inputs, inputs: Inputs, first: Any) -> None:
