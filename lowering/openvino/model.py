@@ -9,7 +9,6 @@ import openvino as ov
 import torch
 from torch.fx import Node
 
-from graphwright.ir.node import bound
 from graphwright.ir.program import Program
 from graphwright.lowering.call_emitter import StateEmitter
 from graphwright.lowering.interface import Interface, Port
@@ -113,20 +112,12 @@ class _Emitter(StateEmitter):
 
     def _constant(self, node: Node, tensor: torch.Tensor, name: str) -> Any:
         readers = [user for user in node.users if user not in self.constant]
-        if self.compression and _is_matrix(tensor) and all(_multiplies(user, node) for user in readers):
-            from graphwright.lowering.openvino.compression import compressed
+        if self.compression:
+            from graphwright.lowering.openvino.compression import chosen, compressed
 
-            return compressed(self.builder, tensor, self.compression)
+            kind = chosen(self.compression, node, tensor, readers)
+            if kind:
+                return compressed(self.builder, tensor, kind)
         out = constant(tensor, self.builder.kept)
         out.get_node().set_friendly_name(name)
         return out
-
-
-def _is_matrix(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 2 and tensor.is_floating_point() and tensor.numel() >= 1024
-
-
-def _multiplies(user: Node, node: Node) -> bool:
-    """Whether a call reads a weight as the table of an embedding or as the matrix of a linear."""
-    aten = torch.ops.aten
-    return user.target in (aten.linear.default, aten.embedding.default) and bound(user)["weight"] is node
