@@ -4,7 +4,8 @@ PYTHON is the interpreter of an environment with `optimum-intel[openvino]`; see 
 model: seconds of processor time and peak memory of an export without validation, from a loaded model to the files; size
 of the files; the latency of both files on this environment's OpenVINO with one thread, by processor time, taking turns,
 as the median of the ratios with either compiled first, in float32 and as the device chooses by itself; and a whole
-`generate()` of 64 tokens. `... --latencies NAME OURS THEIRS` measures the latency of two folders.
+`generate()` of 64 tokens. A name may say how weights are held, `gpt2:i8` or `t5:u4`; those are compared as the device
+chooses, beside 8 or 4 bits of optimum-intel. `... --latencies NAME OURS THEIRS` measures the latency of two folders.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -125,16 +127,20 @@ def latency(name: str, kind: str, label: str, *folders: str) -> dict[str, Any]:
     return {"times": [first, second], "ratio": ratio}
 
 
-def latencies(name: str, ours: str, theirs: str) -> None:
+def latencies(name: str, ours: str, theirs: str, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
     """Print the latency of both folders.
 
     The model that a process compiles first is up to a tenth slower than the same one compiled second, so each order has
     a process of its own, and the ratio is the geometric mean of both.
     """
     me = (sys.executable, "-m", "benchmarks.openvino_export", "--latency", name)
-    for kind in KINDS:
+    for kind in kinds:
         for label in _cases(name):
-            runs: list[Any] = [child(*me, kind, label, *pair) for pair in ((ours, theirs), (theirs, ours))]
+            try:
+                runs: list[Any] = [child(*me, kind, label, *pair) for pair in ((ours, theirs), (theirs, ours))]
+            except subprocess.CalledProcessError as error:
+                print(f"{name:8}   {label:22} {kind:22} the process of both ended with {error.returncode}", flush=True)
+                continue
             one, other = runs
             ratio = math.sqrt(one["ratio"] / other["ratio"])
             mine, their = (statistics.mean(pair) for pair in zip(one["times"], other["times"][::-1], strict=True))
@@ -166,25 +172,26 @@ def generate(name: str, folder: str, exact: str) -> float:
     return timed_generation(model, name)
 
 
-def compare(python: str, name: str, place: Path) -> None:
+def compare(python: str, case: str, place: Path) -> None:
     """Print the lines of one model."""
     here = Path(__file__).parent
+    name, _, weights = case.partition(":")
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     source, ours, theirs = (str(place / part) for part in ("source", "ours", "theirs"))
     child(python, str(here / "onnx_peer.py"), "make", name, source, environment=clean)
     me = (sys.executable, "-m", "benchmarks.openvino_export")
     peer = (python, str(here / "openvino_peer.py"))
-    a = child(*me, "--export", name, source, ours)
-    b = child(*peer, "export", name, source, theirs, environment=clean)
+    a = child(*me, "--export", name, source, ours, weights)
+    b = child(*peer, "export", name, source, theirs, {"": "", "i8": "8", "u4": "4"}[weights], environment=clean)
     files = [sum(path.stat().st_size for path in Path(folder).glob("*.bin")) / 1e6 for folder in (ours, theirs)]
     ratio = b["seconds"] / a["seconds"]
     print(
-        f"{name:8} export {a['seconds']:.1f} s, optimum-intel {b['seconds']:.1f} s ({ratio:.1f}x); "
-        f"peak {a['peak'] / 1e6:.0f} MB, {b['peak'] / 1e6:.0f} MB; weights {files[0]:.0f} MB, {files[1]:.0f} MB",
+        f"{case:8} export {a['seconds']:.1f} s, optimum-intel {b['seconds']:.1f} s ({ratio:.1f}x); "
+        f"peak {a['peak'] / 1e6:.0f} MB, {b['peak'] / 1e6:.0f} MB; weights {files[0]:.2f} MB, {files[1]:.2f} MB",
         flush=True,
     )
-    latencies(name, ours, theirs)
-    for exact in ("exact", "deployed") if name in GENERATE else ():
+    latencies(name, ours, theirs, tuple(KINDS)[1:] if weights else tuple(KINDS))
+    for exact in ("exact", "deployed") if name in GENERATE and not weights else ():
         a = child(*me, "--generate", name, ours, exact)
         b = child(*peer, "generate", name, theirs, exact, environment=clean)
         print(
@@ -197,11 +204,14 @@ def compare(python: str, name: str, place: Path) -> None:
 def main() -> None:
     """Measure what the command line names."""
     if sys.argv[1] == "--export":
-        print(json.dumps(export(*sys.argv[2:], target="openvino")))
+        name, source, out, *weights = sys.argv[2:]
+        target = f"openvino{{weights={weights[0]}}}" if any(weights) else "openvino"
+        print(json.dumps(export(name, source, out, target=target)))
     elif sys.argv[1] == "--latency":
         print(json.dumps(latency(*sys.argv[2:])))
     elif sys.argv[1] == "--latencies":
-        latencies(*sys.argv[2:])
+        name, ours, theirs = sys.argv[2:]
+        latencies(name, ours, theirs)
     elif sys.argv[1] == "--generate":
         print(json.dumps({"seconds": generate(*sys.argv[2:])}))
     else:
