@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from graphwright.passes.quant.grid import Grid
 from graphwright.passes.quant.options import Options
@@ -25,10 +26,13 @@ def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group
     """
     groups, outputs = grid.scale.shape
     gather = torch.argsort(group, stable=True)
-    width = options.width(len(codes))
+    missing = groups * options.width(len(codes)) - len(codes)
+    sorted_rows = lambda values: pad(values[gather], (0, 0, 0, missing))  # noqa: E731
+    hessian = pad(hessian[gather][:, gather], (0, missing, 0, missing))
+    centred, pull = sorted_rows(codes - grid.zero[group]), sorted_rows(pull)
     step = max(1, _SOLVED // (groups * groups + len(codes)))
     parts = [
-        _solve(codes[:, part] - grid.zero[group][:, part], hessian, pull[:, part], gather, width)
+        _solve(centred[:, part], hessian, pull[:, part], groups)
         for part in (slice(start, start + step) for start in range(0, outputs, step))
     ]
     scale = torch.cat(parts).T
@@ -37,19 +41,16 @@ def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group
     return Grid(options.round_scales(kept).contiguous(), grid.zero, grid.top)
 
 
-def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, gather: Tensor, width: int) -> Tensor:
-    """Least-squares scales `[outputs, groups]` for centred codes `[inputs, outputs]`.
-
-    `gather` sorts the inputs by group, `width` is the size of a group.
-    """
-    groups = -(-len(codes) // width)
-
-    def by_group(values: Tensor) -> Tensor:
-        missing = groups * width - len(values)
-        return torch.nn.functional.pad(values[gather], (0, 0, 0, missing)).view(groups, width, -1).sum(1)
-
-    columns = [by_group(codes * (hessian[:, m] @ codes[m])) for m in gather.split(width)]
-    system = torch.stack(columns).permute(2, 1, 0)
-    ridge = _RIDGE * system.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    system = system + ridge[:, None, None] * torch.eye(groups, device=codes.device)
-    return torch.linalg.solve(system, by_group(codes * pull).T)
+def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, groups: int) -> Tensor:
+    """Least-squares scales `[outputs, groups]` for centred codes `[inputs, outputs]`, sorted by groups of one size."""
+    width, outputs = len(codes) // groups, codes.shape[1]
+    system = codes.new_empty(outputs, groups, groups)
+    for m in range(groups):
+        start = m * width
+        products = hessian[start:, start : start + width] @ codes[start : start + width]
+        column = products.mul_(codes[start:]).view(groups - m, width, outputs).sum(1).T
+        system[:, m, m:] = column
+        system[:, m:, m] = column
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    diagonal += _RIDGE * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
+    return torch.linalg.solve(system, (codes * pull).view(groups, width, outputs).sum(1).T)

@@ -47,6 +47,14 @@ class Factors:
         half = torch.linalg.solve_triangular(self.root, right, upper=True)
         return torch.linalg.solve_triangular(self.root.T, half, upper=False)
 
+    def coarse(self, change: Tensor) -> Tensor:
+        """`hessian @ change` with bfloat16 factors, for changes that are small beside what they are added to."""
+        return (self._half @ change.bfloat16()).float()
+
+    @cached_property
+    def _half(self) -> Tensor:
+        return self.hessian.bfloat16()
+
     @cached_property
     def descent(self) -> Tensor:
         """`hessian[i, j] / hessian[j, j]`: what a change of input `i` does to the best value of input `j`."""
@@ -174,18 +182,24 @@ class Problem:
     def solve(self, weight: Tensor, correction: Tensor | None) -> Solution:
         """Solve for some outputs."""
         plain = weight.float().T[self.order].contiguous()
-        target = plain
+        whole = self.factors.hessian @ plain
+        target, pull = plain, whole
         if correction is not None:
-            target = plain + self.factors.solve(correction.float().T[self.order]).contiguous()
-        grid, codes, values = _minimise(target, self)
-        rounded = grid.dequantize(grid.quantize(plain, self.group), self.group)
-        errors = (self._energy(plain - values), self._energy(plain - rounded), self._energy(plain))
+            asked = correction.float().T[self.order]
+            target, pull = plain + self.factors.solve(asked).contiguous(), whole + asked
+        grid, codes, values, gradient = _minimise(target, pull, self)
+        difference = plain - values
+        missed = plain - grid.dequantize(grid.quantize(plain, self.group), self.group)
+        errors = (
+            self._energy(difference, whole - pull - gradient),
+            self._energy(missed, self.factors.coarse(missed)),
+            self._energy(plain, whole),
+        )
         return Solution(codes[torch.argsort(self.order)].to(torch.uint8), grid, errors)
 
-    def _energy(self, difference: Tensor) -> float:
-        """Squared output error, without what damping adds."""
-        damped = (difference * (self.factors.hessian @ difference)).sum()
-        return float(damped - self.factors.ridge * difference.square().sum())
+    def _energy(self, difference: Tensor, product: Tensor) -> float:
+        """Squared output error, without what damping adds; `product` is the damped Hessian times the difference."""
+        return float((difference * product).sum() - self.factors.ridge * difference.square().sum())
 
     def join(self, parts: Sequence[Solution]) -> QuantizedLinear:
         """The outputs solved so far as one linear."""
@@ -207,21 +221,30 @@ class Problem:
         )
 
 
-def _minimise(target: Tensor, problem: Problem) -> tuple[Grid, Tensor, Tensor]:
-    """Grid, codes and values that minimise the error towards `target`; all in the order of the sweep."""
+def _minimise(target: Tensor, pull: Tensor, problem: Problem) -> tuple[Grid, Tensor, Tensor, Tensor]:
+    """Grid, codes and values that minimise the error towards `target`; all in the order of the sweep.
+
+    `pull` is the Hessian times the target. The last result is the gradient, the Hessian times the values less the pull.
+    """
     options, factors, group = problem.options, problem.factors, problem.group
     gather = torch.argsort(group, stable=True)
     diagonal = factors.hessian.diagonal()
     grid = search_grid(target[gather], diagonal[gather], problem.width, options)
     codes, values = torch.empty_like(target), torch.empty_like(target)
     Sweep(target.clone(), factors.sweep, grid, group, codes, values).run()
-    if not options.rounds:
-        return grid, codes, values
-    pull = factors.hessian @ target
+    gradient = factors.hessian @ values - pull
     for _ in range(options.rounds):
         grid = refit_scales(grid, codes, factors.hessian, pull, group, options)
-        values.copy_(grid.dequantize(codes, group))
+        _move(values, grid.dequantize(codes, group), gradient, factors)
         for _ in range(options.sweeps):
-            targets = values - (factors.hessian @ values - pull) / diagonal[:, None]
+            earlier = values.clone()
+            targets = values - gradient / diagonal[:, None]
             Sweep(targets, factors.descent, grid, group, codes, values, descent=True).run()
-    return grid, codes, values
+            gradient += factors.coarse(values - earlier)
+    return grid, codes, values, gradient
+
+
+def _move(values: Tensor, new: Tensor, gradient: Tensor, factors: Factors) -> None:
+    """Put new values in the place of others, and the gradient with them."""
+    gradient += factors.coarse(new - values)
+    values.copy_(new)
