@@ -19,6 +19,7 @@ import graphwright as gw
 from graphwright.ir.errors import InputError
 
 pytest.importorskip("openvino")
+slow = pytest.mark.slow
 
 SMALL = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WIDE = {**SMALL, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
@@ -88,7 +89,7 @@ def test_an_encoder_and_a_decoder_are_two_files(tmp_path):
     assert len(decoder.get_sinks()) == 8
 
 
-@pytest.mark.parametrize("make", [bart, t5, whisper])
+@pytest.mark.parametrize("make", [whisper, pytest.param(bart, marks=slow), pytest.param(t5, marks=slow)])
 def test_texts_of_the_same_sizes_in_the_precision_that_the_device_chooses(make, tmp_path):
     """Inputs of each text are in other memory; bfloat16 and its cache of 16 bits cost up to 2% of the largest logit."""
     model = build(make)
@@ -102,6 +103,21 @@ def test_texts_of_the_same_sizes_in_the_precision_that_the_device_chooses(make, 
         for name, value in expected.items():
             difference = (actual[name] - value).norm() / value.norm()
             assert difference < 0.05, (seed, name)
+
+
+@pytest.mark.parametrize(("make", "weights", "error"), [pytest.param(t5, "i8", 0.05, marks=slow), (whisper, "u4", 0.2)])
+def test_encoder_decoders_with_compressed_weights(make, weights, error, tmp_path):
+    """What is generated is what the model says for the whole text at once; that is as far from float as its weights."""
+    model = build(make)
+    gw.export(model, tmp_path / "out", f"openvino{{weights={weights}}}", verify=False)
+    loaded, inputs = gw.load_artifact(tmp_path / "out"), inputs_of(model)
+    tokens = loaded.generate(**inputs, max_new_tokens=10, min_new_tokens=10, do_sample=False)
+    with torch.no_grad():
+        expected = model(**inputs, decoder_input_ids=tokens).logits
+    logits = loaded(**inputs, decoder_input_ids=tokens).logits
+    assert 0 < float((logits - expected).norm() / expected.norm()) < error
+    logits[..., 2] = -torch.inf  # `min_new_tokens` forbids the end
+    assert torch.equal(logits[:, :-2].argmax(-1), tokens[:, 1:-1])  # the last token may be forced
 
 
 def texts(decoder: Any, seed: int) -> dict[str, torch.Tensor]:
