@@ -164,11 +164,7 @@ def generate(name: str, folder: str, exact: str) -> float:
     import graphwright as gw
 
     model = gw.load_artifact(folder)
-    for part in model.bundle.parts.values():
-        part.configure("CPU", **ONE_THREAD, **(EXACT if exact == "exact" else {}))
-    for part in model.bundle.parts.values():  # the two steps of a decoder run on one request
-        if part.name == model.bundle.parts.get("decoder_model", part).name:
-            part.file = model.bundle.parts.get("decoder_model", part).file
+    model.configure(**ONE_THREAD, **(EXACT if exact == "exact" else {}))
     return timed_generation(model, name)
 
 

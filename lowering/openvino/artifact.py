@@ -64,14 +64,16 @@ class OpenVINOArtifact(Artifact):
         """Choose the device and properties that the model is compiled with; returns the artifact itself.
 
         Until then it computes in float32 throughout (`EXACT`). `configure()` leaves the choice to the device, which is
-        faster and less exact.
+        faster and less exact. Both steps of a decoder are one model, and are configured together.
         """
-        self.file = self.file.configured(device, properties)
+        self.file.configure(device, properties)
         return self
 
     def as_deployed(self) -> OpenVINOArtifact:
         """The same model with the device's own choice of precision."""
-        return copy.copy(self).configure(self.file.device)
+        other = copy.copy(self)
+        other.file = self.file.twin()
+        return other.configure(self.file.device)
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         ports = {port.name: port.torch_dtype() for port in self.interface.outputs}

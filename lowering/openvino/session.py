@@ -43,11 +43,16 @@ class OpenVINOFile:
             self.emitted = Emitted(ov.Core().read_model(self.path), {})
         return self.emitted.model
 
-    def configured(self, device: str, properties: Mapping[str, Any]) -> OpenVINOFile:
-        """The same model for a device and its properties."""
+    def configure(self, device: str, properties: Mapping[str, Any]) -> None:
+        """Compile for a device and its properties from the next run on."""
+        self.device = device
+        self.properties = {name: value for name, value in properties.items() if value is not None}
+        self._request = None
+
+    def twin(self) -> OpenVINOFile:
+        """The same model, with settings and a request of its own."""
         other = OpenVINOFile(emitted=self.emitted, path=self.path)
-        other.device = device
-        other.properties = {name: value for name, value in properties.items() if value is not None}
+        other.configure(self.device, self.properties)
         return other
 
     @property

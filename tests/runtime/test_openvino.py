@@ -130,6 +130,18 @@ def texts(decoder: Any, seed: int) -> dict[str, torch.Tensor]:
     return {name: known[name] for name in decoder.input_names}
 
 
+def test_both_steps_of_a_decoder_are_configured_together(tmp_path):
+    model = build(bart)
+    gw.export(model, tmp_path / "out", "openvino", verify=False)
+    loaded = gw.load_artifact(tmp_path / "out").configure(device="CPU", INFERENCE_PRECISION_HINT="f32")
+    expected = model.generate(**inputs_of(model), max_new_tokens=6, do_sample=False)
+    assert torch.equal(loaded.generate(**inputs_of(model), max_new_tokens=6, do_sample=False), expected)
+    parts = loaded.bundle.parts
+    assert parts["decoder_with_past_model"].request is parts["decoder_model"].request
+    compiled = parts["decoder_model"].request.get_compiled_model()
+    assert compiled.get_property("KV_CACHE_PRECISION").get_type_name() == "f16"  # as the file says
+
+
 def test_a_cache_that_was_replaced_is_refused(tmp_path):
     model = build(llama)
     gw.export(model, tmp_path / "out", "openvino", verify=False)

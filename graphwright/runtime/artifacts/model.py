@@ -8,7 +8,6 @@ audio, works as it is.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from graphwright.runtime.artifacts.steps import decode, known
 class ArtifactModel:
     """Mixin before a class of transformers: `forward` runs the artifact.
 
-    `configure` passes execution providers and session options to all parts.
+    `configure` passes options to all parts.
     """
 
     bundle: Bundle
@@ -41,11 +40,15 @@ class ArtifactModel:
         ports = [port for part in self.bundle.parts.values() for port in part.interface.outputs]
         return next((p.torch_dtype() for p in ports if p.torch_dtype().is_floating_point), torch.float32)
 
-    def configure(self, *, providers: Sequence[Any] | None = None, session_options: Any = None) -> ArtifactModel:
-        """Choose execution providers and session options; returns the model itself."""
+    def configure(self, **options: Any) -> ArtifactModel:
+        """Pass options on to all parts; returns the model itself.
+
+        ONNX Runtime takes `providers` and `session_options`; OpenVINO takes `device` and properties, and computes as
+        the device chooses where there are none.
+        """
         for part in self.bundle.parts.values():
             if hasattr(part, "configure"):
-                part.configure(providers=providers, session_options=session_options)
+                part.configure(**options)
         return self
 
     def forward(self, **inputs: Any) -> Any:
