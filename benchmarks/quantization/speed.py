@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -57,7 +58,7 @@ def program_of(model: torch.nn.Module, device: str) -> Program:
     return graphwright.Pipeline("canonicalize,fuse-attention").run(program, validate=False, in_place=True).program
 
 
-def measure(shape: Shape, device: str, products: torch.dtype | None, options: Options) -> dict[str, float]:
+def measure(shape: Shape, device: str, products: torch.dtype | Literal["auto"], options: Options) -> dict[str, float]:
     """Quantize once; seconds of capture and of quantizing, CPU seconds, and extra peak memory in MiB."""
     model = random_llama(shape, device, torch.bfloat16 if device == "cuda" else torch.float32)
     start = time.perf_counter()
@@ -108,13 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, default in vars(Shape()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--products", choices=["float32", "bfloat16"], default=None)
+    parser.add_argument("--products", choices=["float32", "bfloat16", "auto"], default="auto")
     parser.add_argument("--threads", type=int, default=None)
     given = vars(parser.parse_args(arguments))
     device, products, threads = (given.pop(name) for name in ("device", "products", "threads"))
     if threads:
         torch.set_num_threads(threads)
-    found = measure(Shape(**given), device, getattr(torch, products) if products else None, Options())
+    found = measure(Shape(**given), device, getattr(torch, products, "auto"), Options())
     print({name: round(value, 4) for name, value in found.items()})
 
 

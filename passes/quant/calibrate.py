@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,12 +33,20 @@ class Calibration:
     Args:
         batches: Keyword arguments of the program per batch; `attention_mask` `[batch, sequence]` leaves out padding.
         device: Where to compute; weights come to it segment by segment.
-        products: Dtype of matrix products in forward passes and moments, None for the values' own.
+        products: Dtype of matrix products in forward passes and moments, None for the values' own; by default
+            bfloat16 for a float32 model on a CPU that has instructions for it.
     """
 
     batches: Sequence[dict[str, Any]]
     device: str = "cpu"
-    products: torch.dtype | None = None
+    products: torch.dtype | Literal["auto"] | None = "auto"
+
+    def dtype_of_products(self, weight: Tensor) -> torch.dtype | None:
+        """The dtype for a model with such weights."""
+        if self.products != "auto":
+            return self.products
+        fast = torch.device(self.device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast and weight.dtype is torch.float32 else None
 
     def masks(self) -> list[Tensor | None]:
         """Boolean masks of the tokens that count, per batch."""
@@ -52,11 +60,13 @@ class Calibrator:
     def __init__(self, program: Program, sites: Sequence[Site], calibration: Calibration) -> None:
         self.program, self.calibration, self.sites = program, calibration, list(sites)
         self.stages = stages_of(self.sites)
+        state = (program.state[name] for name in program.tensors() if program.state[name].is_floating_point())
+        self.products = calibration.dtype_of_products(next(state))
         leaves = [program.flatten(**batch) for batch in calibration.batches]
         self.residuals = {site.path: _kept(site) for stage in self.stages for site in stage.sites}
         kept = {node: stage.stop for stage in self.stages for site in stage.sites for node in self._read(site)}
         wanted = [stage.stop for stage in self.stages]
-        self.stream = Stream(program, wanted, leaves, calibration.device, calibration.products, kept)
+        self.stream = Stream(program, wanted, leaves, calibration.device, self.products, kept)
         self.float_stream: Stream | None = None
         self.masks = calibration.masks()
 
@@ -75,13 +85,13 @@ class Calibrator:
 
     def _of_experts(self, stage: Stage, site: ExpertSite) -> ExpertMoments:
         """Rows are sorted differently in the float model, so there is no float target."""
-        moments = ExpertMoments(site.experts, self.calibration.products)
+        moments = ExpertMoments(site.experts, self.products)
         for values, _ in zip(self._values(stage), self._floats(stage), strict=True):
             moments.add(values[site.input], values[site.ends])
         return moments
 
     def _of_linears(self, stage: Stage) -> Moments:
-        moments = Moments(stage, self.calibration.products)
+        moments = Moments(stage, self.products)
         wants_float = any(site.options.float_target for site in stage.sites)
         for values, floats, mask in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
             x = values[stage.input]

@@ -57,8 +57,7 @@ class Quantize(Options, Pass):
             raise PassError("there is no linear to quantize", remedies=["see the overrides, and `heads`"])
         results = self._quantize(program, sites)
         seconds = time.perf_counter() - start
-        device, products = self._placement()
-        quality = evaluate(program, results, self.heldout, device, products) if self.heldout else None
+        quality = evaluate(program, results, self.heldout, *self._placement()) if self.heldout else None
         rewriter.notes["quantization"] = Report.of(results, quality, seconds).to_json()
         for site in sites:
             with rewriter.site(self.name, [site.node]) as edit:
@@ -85,7 +84,11 @@ class Quantize(Options, Pass):
         return Options(**{name: getattr(self, name) for name in Options.__dataclass_fields__})
 
     def _placement(self) -> tuple[str, Any]:
-        return (self.calibration.device, self.calibration.products) if self.calibration else ("cpu", None)
+        """Where to evaluate, and the dtype of products: the model's own unless another was asked for."""
+        if self.calibration is None:
+            return "cpu", None
+        asked = self.calibration.products
+        return self.calibration.device, None if asked == "auto" else asked
 
     def _data(self) -> Calibration:
         if self.calibration is None or not self.calibration.batches:

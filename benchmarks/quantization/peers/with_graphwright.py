@@ -28,7 +28,7 @@ def main() -> None:
     options = Options(rounds=0, float_target=False, residual_target=False) if fast else Options()
     with cost("graphwright, fast" if fast else "graphwright"):
         program = program_of(model, "cpu")
-        calibration = Calibration(batches, products=torch.bfloat16 if fast else None)
+        calibration = Calibration(batches)
         quantize(program, find_sites(program, options), calibration)
 
 
