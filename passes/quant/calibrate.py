@@ -16,6 +16,7 @@ from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
 from graphwright.passes.quant.distributed import add_up, exchange, own_share, owner, rank
 from graphwright.passes.quant.experts import ExpertMoments, solve_experts
+from graphwright.passes.quant.memory import return_freed
 from graphwright.passes.quant.moments import Moments
 from graphwright.passes.quant.options import Options
 from graphwright.passes.quant.sites import ExpertSite, Site, Stage, stages_of
@@ -192,8 +193,12 @@ def quantize(
         if progress is not None:
             progress(i, len(run.stages), [site.path for site in stage.sites])
         solved = files.load(i) if files is not None else None
+        return_freed()
         if solved is None:
-            solved = run.solve(stage, run.measure(stage))
+            moments = run.measure(stage)
+            return_freed()
+            solved = run.solve(stage, moments)
+            del moments
             if files is not None and rank() == 0:
                 files.save(i, solved)
         else:
