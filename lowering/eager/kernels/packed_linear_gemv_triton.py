@@ -20,7 +20,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from graphwright.lowering.eager.kernels.gemv import ACTIVATIONS, NORMS
-from graphwright.lowering.eager.kernels.gemv_triton import _activate, _read_x, has_dependent_launch
+from graphwright.lowering.eager.kernels.gemv_triton import _activate, has_dependent_launch
 from graphwright.lowering.eager.kernels.packed_linear_triton import MAGIC
 
 HIGHEST = tl.constexpr(32767.0)
@@ -89,34 +89,93 @@ def _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW: tl.constexpr):
 
 
 @triton.jit
-def _pair(x_ptr, norm_w, norm_b, mean, scale, cols, K, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
-    """Elements of the normed row, in two halves: of even and of odd columns."""
-    count: tl.constexpr = cols.shape[0] // 2
-    x = _read_x(x_ptr, norm_w, norm_b, mean, scale, cols, cols < K, NORM, HAS_NW, HAS_NB)
-    return tl.split(tl.reshape(x, [count, 2]))
+def _halves(ptr, cols, K: tl.constexpr):
+    """Elements of a row, in two halves: of even and of odd columns."""
+    return tl.split(tl.reshape(tl.load(ptr + cols, mask=cols < K, other=0.0), [cols.shape[0] // 2, 2]))
+
+
+@triton.jit
+def _row(ptr, cols, K: tl.constexpr):
+    """A row by word, 8 x [BW]: even and odd columns of each of the four bytes, which are 8, 64 and 72 columns apart."""
+    a0, a1 = _halves(ptr, cols, K)
+    b0, b1 = _halves(ptr, cols + 8, K)
+    c0, c1 = _halves(ptr, cols + 64, K)
+    d0, d1 = _halves(ptr, cols + 72, K)
+    return a0, a1, b0, b1, c0, c1, d0, d1
+
+
+@triton.jit
+def _sums(row):
+    """[BW] each: sums and sums of squares by word."""
+    plain = tl.zeros(row[0].shape, dtype=tl.float32)
+    square = tl.zeros(row[0].shape, dtype=tl.float32)
+    for i in tl.static_range(8):
+        part = row[i].to(tl.float32)
+        plain += part
+        square += part * part
+    return plain, square
+
+
+@triton.jit
+def _norm_part(x, weight, bias, mean, scale, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
+    """One of 8 parts of the (normed) row, in float32 after the roundings of the norm."""
+    result = x.to(tl.float32)
+    if NORM > 0:
+        result = (result - mean) * scale
+        if NORM == 2:
+            result = result.to(x.dtype).to(tl.float32)
+        if HAS_NW:
+            result = result * weight.to(tl.float32)
+        if HAS_NB:
+            result = result + bias.to(tl.float32)
+        result = tl.where(inside, result.to(x.dtype).to(tl.float32), 0.0)
+    return result
+
+
+@triton.jit
+def _norm_row(x, nw, nb, mean, scale, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
+    a0 = _norm_part(x[0], nw[0], nb[0], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    a1 = _norm_part(x[1], nw[1], nb[1], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    b0 = _norm_part(x[2], nw[2], nb[2], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    b1 = _norm_part(x[3], nw[3], nb[3], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    c0 = _norm_part(x[4], nw[4], nb[4], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    c1 = _norm_part(x[5], nw[5], nb[5], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    d0 = _norm_part(x[6], nw[6], nb[6], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    d1 = _norm_part(x[7], nw[7], nb[7], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    return a0, a1, b0, b1, c0, c1, d0, d1
+
+
+@triton.jit
+def _load(w, s, z, rows, n, begin, K: tl.constexpr, GROUP: tl.constexpr, BW: tl.constexpr, MAGIC: tl.constexpr):
+    """Words [BN, BW] from `begin`, and a scale and a zero for each unit of 32 columns [BN, BW / 4]."""
+    word = begin + tl.arange(0, BW)
+    places = rows.to(tl.int64)[:, None] * (K // 8) + word[None, :]
+    words = tl.load(w + places, mask=(word < K // 8)[None, :], other=0, eviction_policy="evict_first")
+    unit = begin // 4 + tl.arange(0, BW // 4)
+    group = tl.minimum(unit // 4 * 128, K - 1) // GROUP
+    grid = group[None, :] * n + rows[:, None]
+    scales = tl.load(s + grid)
+    return words, scales, tl.load(z + grid) if MAGIC > 0 else scales
 
 
 @triton.jit
 def _piece(
-    words, low_even, low_odd, high_even, high_odd, total, x_scale, begin, s_ptr, z_ptr, rows, n, K: tl.constexpr,
-    GROUP: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, MAGIC: tl.constexpr, ASM: tl.constexpr,
+    words, scales, zeros, low_even, low_odd, high_even, high_odd, total, x_scale,
+    MAGIC: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """[BN, units]: what the words from `begin` contribute."""
-    units: tl.constexpr = BW // 4
+    """[BN, units]: what these words contribute."""
+    units: tl.constexpr = scales.shape[1]
     even = words & 0x0F0F0F0F
     odd = (words >> 4) & 0x0F0F0F0F
-    none = tl.zeros([BN, BW], dtype=tl.int32)
+    none = tl.zeros(words.shape, dtype=tl.int32)
     high = _dot4(odd, high_odd[None, :] + none, _dot4(even, high_even[None, :] + none, none, True, ASM), True, ASM)
     start = none if MAGIC > 0 else none - 8 * total[None, :]
     low = _dot4(odd, low_odd[None, :] + none, _dot4(even, low_even[None, :] + none, start, False, ASM), False, ASM)
-    sums = tl.sum(tl.reshape(high * 256 + low, [BN, units, 4]), 2).to(tl.float32)
-    unit = begin // 4 + tl.arange(0, units)
-    first = unit // 4 * 128
-    place = (tl.minimum(first, K - 1) // GROUP)[None, :] * n + rows[:, None]
+    sums = tl.sum(tl.reshape(high * 256 + low, [words.shape[0], units, 4]), 2).to(tl.float32)
     if MAGIC > 0:
         whole = tl.sum(tl.reshape(total, [units, 4]), 1).to(tl.float32)
-        sums -= (tl.load(z_ptr + place).to(tl.float32) - MAGIC) * whole[None, :]
-    return sums * (tl.load(s_ptr + place).to(tl.float32) * x_scale[None, :])
+        sums -= (zeros.to(tl.float32) - MAGIC) * whole[None, :]
+    return sums * (scales.to(tl.float32) * x_scale[None, :])
 
 
 @triton.jit
@@ -161,50 +220,56 @@ def _packed_gemv(
     outputs = tile * BN + tl.arange(0, BN)
     valid = outputs < n
     rows = tl.minimum(outputs, n - 1)
-    word = tl.arange(0, BW)
-    starts = rows.to(tl.int64)[:, None] * width + word[None, :]
-    words = tl.load(w + starts, mask=(word < width)[None, :], other=0, eviction_policy="evict_first")
+    columns = tl.arange(0, BW * 2)
+    columns = columns // 32 * 128 + columns // 2 % 4 * 16 + columns // 8 % 4 * 2 + columns % 2
+    # What no kernel before this one writes is asked for before that one has ended.
+    words, scales, zeros = _load(w, s, z, rows, n, 0, K, GROUP, BW, MAGIC)
     if GATED:
-        words1 = tl.load(w1 + starts, mask=(word < width)[None, :], other=0, eviction_policy="evict_first")
+        words1, scales1, zeros1 = _load(w1, s1, z1, rows, n, 0, K, GROUP, BW, MAGIC)
+    nw = _row(norm_w, columns, K)
+    nb = _row(norm_b, columns, K)
     if PDL:
         gdc_wait()
-    column = tl.arange(0, BW * 2)
-    column = column // 32 * 128 + column // 2 % 4 * 16 + column // 8 % 4 * 2 + column % 2
+    x = _row(x_ptr, columns, K)
     mean = 0.0
     scale = 1.0
     if NORM > 0:
-        flat = tl.arange(0, BW * 8)
-        plain = tl.zeros([BW * 8], dtype=tl.float32)
-        square = tl.zeros([BW * 8], dtype=tl.float32)
-        for k in tl.static_range(0, K, BW * 8):
-            part = tl.load(x_ptr + k + flat, mask=k + flat < K, other=0.0).to(tl.float32)
-            plain += part
-            square += part * part
+        plain, square = _sums(x)
+        for k in tl.static_range(BW * 8, K, BW * 8):
+            more, squares = _sums(_row(x_ptr, k + columns, K))
+            plain += more
+            square += squares
         if NORM == 3:
             mean = tl.sum(plain, 0) / K
         scale = tl.rsqrt(tl.sum(square, 0) / K - mean * mean + eps)
     acc = tl.zeros([BN, BW // 4], dtype=tl.float32)
     acc1 = tl.zeros([BN, BW // 4], dtype=tl.float32)
-    for k in range(0, width, BW):
-        cols = k * 8 + column
-        a0, a1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols, K, NORM, HAS_NW, HAS_NB)
-        b0, b1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 8, K, NORM, HAS_NW, HAS_NB)
-        c0, c1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 64, K, NORM, HAS_NW, HAS_NB)
-        d0, d1 = _pair(x_ptr, norm_w, norm_b, mean, scale, cols + 72, K, NORM, HAS_NW, HAS_NB)
-        le, lo, he, ho, total, x_scale = _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW)
-        following = k + BW
+    for begin in range(0, width, BW):
         if width > BW:
-            more = (following + word < width)[None, :]
-            next0 = tl.load(w + starts + following, mask=more, other=0, eviction_policy="evict_first")
+            next0, next_s, next_z = _load(w, s, z, rows, n, begin + BW, K, GROUP, BW, MAGIC)
             if GATED:
-                next1 = tl.load(w1 + starts + following, mask=more, other=0, eviction_policy="evict_first")
-        acc += _piece(words, le, lo, he, ho, total, x_scale, k, s, z, rows, n, K, GROUP, BN, BW, MAGIC, ASM)
+                next1, next_s1, next_z1 = _load(w1, s1, z1, rows, n, begin + BW, K, GROUP, BW, MAGIC)
+            row = _row(x_ptr, begin * 8 + columns, K)
+            row_w = _row(norm_w, begin * 8 + columns, K)
+            row_b = _row(norm_b, begin * 8 + columns, K)
+        else:
+            row = x
+            row_w = nw
+            row_b = nb
+        inside = begin + tl.arange(0, BW) < width
+        a0, a1, b0, b1, c0, c1, d0, d1 = _norm_row(row, row_w, row_b, mean, scale, inside, NORM, HAS_NW, HAS_NB)
+        le, lo, he, ho, total, x_scale = _fixed(a0, a1, b0, b1, c0, c1, d0, d1, BW)
+        acc += _piece(words, scales, zeros, le, lo, he, ho, total, x_scale, MAGIC, ASM)
         if GATED:
-            acc1 += _piece(words1, le, lo, he, ho, total, x_scale, k, s1, z1, rows, n, K, GROUP, BN, BW, MAGIC, ASM)
+            acc1 += _piece(words1, scales1, zeros1, le, lo, he, ho, total, x_scale, MAGIC, ASM)
         if width > BW:
             words = next0
+            scales = next_s
+            zeros = next_z
             if GATED:
                 words1 = next1
+                scales1 = next_s1
+                zeros1 = next_z1
     dtype = out.dtype.element_ty
     result = tl.sum(acc, 1)
     if HAS_BIAS:
@@ -248,7 +313,7 @@ def launch(
     """
     inputs, count = weights[0].shape[1] * 2, len(weights)
     widths = [weight.shape[0] for weight in weights]
-    rows, words, warps = sizes or tile_sizes(inputs, gated)
+    rows, words, warps = sizes or tile_sizes(inputs)
     out = x.new_empty((*x.shape[:-1], widths[0] if gated else sum(widths)))
     filled = lambda items: [x if item is None else item for item in (*items, *[items[0]] * (3 - count))]  # noqa: E731
     pointers: list[Any] = [*filled([w.view(torch.int32) for w in weights]), *filled(scales), *filled(zeros)]
@@ -267,7 +332,7 @@ def launch(
     return out
 
 
-def tile_sizes(inputs: int, gated: bool) -> tuple[int, int, int]:
+def tile_sizes(inputs: int) -> tuple[int, int, int]:
     """(outputs, words, warps) of a tile, from what was measured on an H100: a whole row of words where it is short."""
-    outputs, words = 8 if gated else 16, triton.next_power_of_2(inputs // 8)
-    return (outputs, words, max(1, words // 64)) if words <= 512 else (outputs // 2, 256, 4)
+    words = triton.next_power_of_2(inputs // 8)
+    return (16, words, max(1, words // 64)) if words <= 512 else (16, 256, 8)

@@ -82,12 +82,25 @@ def _unpack(words, DTYPE: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def _grid_of(ptr, rows, first, N, GROUP: tl.constexpr):
-    """A value for each row [BN, 1, 1, 1], or for each word [BN, 16, 1, 1] where groups are smaller than a half."""
+    """A value for each row [BN], or for each word [BN, 16] where groups are smaller than a half."""
     if GROUP >= 64:
-        return tl.load(ptr + (first // GROUP) * N + rows)[:, None, None, None]
+        return tl.load(ptr + (first // GROUP) * N + rows)
     else:
         group = (first + tl.arange(0, 16) % 4 * 16) // GROUP
-        return tl.load(ptr + group[None, :] * N + rows[:, None])[:, :, None, None]
+        return tl.load(ptr + group[None, :] * N + rows[:, None])
+
+
+@triton.jit
+def _grids_of(ptr, rows, first, N, GROUP: tl.constexpr):
+    """The same for both halves of a block."""
+    low = _grid_of(ptr, rows, first, N, GROUP)
+    return low, low if GROUP >= 128 else _grid_of(ptr, rows, first + 64, N, GROUP)
+
+
+@triton.jit
+def _by_column(values):
+    """[BN, 1, 1, 1] or [BN, 16, 1, 1], as unpacked words are."""
+    return values[:, None, None, None] if len(values.shape) == 1 else values[:, :, None, None]
 
 
 @triton.jit
@@ -145,30 +158,40 @@ def _matrix(
     per_share: tl.constexpr = (blocks + SPLIT - 1) // SPLIT
     begin = share * per_share
     end = min(begin + per_share, blocks)
+    # Scales and zeros are too narrow for asynchronous copies: those of a block are loaded during the one before.
+    which = tl.minimum(outputs, N - 1) if LATE else rows
+    scale0, scale1 = _grids_of(s_ptr, which, begin * 128, N, GROUP)
+    if MIDDLE == 0:
+        zero0, zero1 = _grids_of(z_ptr, rows, begin * 128, N, GROUP)
     for block in range(begin, end):
         first = block * 128
+        following = min(first + 128, K - 128)
+        next_scale0, next_scale1 = _grids_of(s_ptr, which, following, N, GROUP)
         low, high = _unpack(tl.load(starts + block * 16), dtype, ASM)
         x0 = tl.load(sources + first)
         x1 = tl.load(sources + first + 64)
-        zero0 = tl.zeros([1, 1, 1, 1], dtype=dtype) + MIDDLE
-        zero1 = zero0
+        middle0 = tl.zeros([1, 1, 1, 1], dtype=dtype) + MIDDLE
+        middle1 = middle0
         if MIDDLE == 0:
-            zero0 = _grid_of(z_ptr, rows, first, N, GROUP)
-            zero1 = zero0 if GROUP >= 128 else _grid_of(z_ptr, rows, first + 64, N, GROUP)
+            next_zero0, next_zero1 = _grids_of(z_ptr, rows, following, N, GROUP)
+            middle0 = _by_column(zero0)
+            middle1 = _by_column(zero1)
         if LATE:
-            scale = tl.load(s_ptr + (first // GROUP) * N + tl.minimum(outputs, N - 1)).to(tl.float32)
-            part = tl.dot(_in_order(low - zero0, BN, WARPS), x0)
-            acc += tl.dot(_in_order(high - zero1, BN, WARPS), x1, part) * scale[:, None]
+            part = tl.dot(_in_order(low - middle0, BN, WARPS), x0)
+            acc += tl.dot(_in_order(high - middle1, BN, WARPS), x1, part) * scale0.to(tl.float32)[:, None]
         else:
-            scale0 = _grid_of(s_ptr, rows, first, N, GROUP).to(dtype)
-            scale1 = scale0 if GROUP >= 128 else _grid_of(s_ptr, rows, first + 64, N, GROUP).to(dtype)
-            acc = tl.dot(_in_order((low - zero0) * scale0, BN, WARPS), x0, acc)
+            acc = tl.dot(_in_order((low - middle0) * _by_column(scale0).to(dtype), BN, WARPS), x0, acc)
             if ASM and SPLIT == 1:
                 _hold(held)
-            held = _in_order((high - zero1) * scale1, BN, WARPS)
+            held = _in_order((high - middle1) * _by_column(scale1).to(dtype), BN, WARPS)
             acc = tl.dot(held, x1, acc)
             if ASM and SPLIT > 1:
                 acc = _finished(acc)
+        scale0 = next_scale0
+        scale1 = next_scale1
+        if MIDDLE == 0:
+            zero0 = next_zero0
+            zero1 = next_zero1
     place = columns.to(tl.int64)[None, :] * N + outputs[:, None]
     inner = valid[:, None] & wanted[None, :]
     if SPLIT > 1:
@@ -207,8 +230,8 @@ def _spread(
     for half in tl.static_range(2):
         zero = tl.zeros([1, 1, 1, 1], dtype=dtype) + MIDDLE
         if MIDDLE == 0:
-            zero = _grid_of(z_ptr, rows, first + 64 * half, N, GROUP)
-        scale = _grid_of(s_ptr, rows, first + 64 * half, N, GROUP)
+            zero = _by_column(_grid_of(z_ptr, rows, first + 64 * half, N, GROUP))
+        scale = _by_column(_grid_of(s_ptr, rows, first + 64 * half, N, GROUP))
         weight = tl.reshape(((low if half == 0 else high) - zero) * scale, [BN, 4, 4, 2, 2])
         weight = tl.reshape(tl.permute(weight, (0, 2, 3, 1, 4)), [BN, 64])
         tl.store(place + 64 * half, weight, mask=(outputs < N)[:, None])
