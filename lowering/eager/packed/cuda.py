@@ -206,15 +206,13 @@ def _wide_tile(rows: int) -> tuple[int, int, int]:
     """(rows of a tile, programs for a tile, warps) where outputs alone fill the GPU."""
     if rows <= 64:
         return (32 if rows <= 32 else 64), 2, 8
-    return (64, 1, 8) if rows <= 128 else (128, 1, 4)
+    return 128, 1, 8 if rows <= 128 else 4
 
 
 def _narrow_tile(rows: int, deep: bool) -> tuple[int, int, int]:
     """The same where inputs must be divided too; `deep` means that there are many."""
-    if rows <= 64:
-        return (32, 8, 4) if deep and rows <= 32 else (32, 4, 8)
     if rows <= 128:
-        return 64, 4, 8
+        return (32 if rows <= 64 else 64), 4, 8
     if rows <= 256:
         return (128, 4, 4) if deep else (128, 2, 8)
-    return (128, 2, 4) if deep else (128, 1, 8)
+    return 128, 1, 8
