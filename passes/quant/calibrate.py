@@ -97,12 +97,15 @@ class Calibrator:
         for values, floats, mask in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
             x = values[stage.input]
             keep = mask if mask is not None and mask.shape == x.shape[:-1] else None
-            moments.add(x, keep, floats[stage.input] if floats is not None and wants_float else None)
-            for site in stage.sites:
-                residual = self.residuals[site.path]
-                if floats is not None and residual is not None and site.options.residual_target:
-                    moments.add_residual(site.path, x, keep, floats[residual] - values[residual])
+            residuals = {} if floats is None else self._residuals(stage, values, floats)
+            moments.add(x, keep, floats[stage.input] if floats is not None and wants_float else None, residuals)
+        moments.complete()
         return moments
+
+    def _residuals(self, stage: Stage, values: Values, floats: Values) -> dict[str, Tensor]:
+        """By site, what the residual stream should have beyond what it has."""
+        nodes = {site.path: self.residuals[site.path] for site in stage.sites if site.options.residual_target}
+        return {path: floats[node] - values[node] for path, node in nodes.items() if node is not None}
 
     @torch.no_grad()
     def skip(self, stage: Stage) -> None:

@@ -119,30 +119,43 @@ def solve_all(
         PassError: The Hessian has values that are not finite.
     """
     problem = Problem.of(hessian, options)
-    results = []
-    for weight, correction in zip(weights, corrections, strict=True):
-        rows = range(0, len(weight), problem.rows)
-        parts = [
-            problem.solve(
-                weight[i : i + problem.rows], None if correction is None else correction[i : i + problem.rows]
-            )
-            for i in rows
-        ]
-        results.append(problem.join(parts))
-    return results
+    sizes = [len(weight) for weight in weights]
+    asked = [c if c is not None else w.new_zeros(w.shape) for w, c in zip(weights, corrections, strict=True)]
+    correction = torch.cat(asked) if any(c is not None for c in corrections) else None
+    weight = torch.cat(list(weights))
+    parts = [
+        problem.solve(weight[rows], None if correction is None else correction[rows])
+        for rows in (slice(i, i + problem.rows) for i in range(0, len(weight), problem.rows))
+    ]
+    return [problem.result(part) for part in Solution.joined(parts).split(sizes)]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Codes and values `[inputs, outputs]` in their own order, the grid, and squared output errors.
+    """What is found for some outputs, each tensor `[..., outputs]`.
 
     Args:
-        errors: Of the solution, of plain rounding, and of leaving everything out.
+        codes: uint8 `[inputs, outputs]`, inputs in their own order.
+        scale: `[groups, outputs]`.
+        zero: `[groups, outputs]`.
+        errors: `[3, outputs]`, squared output errors: of the solution, of rounding, and of leaving everything out.
     """
 
     codes: Tensor
-    grid: Grid
-    errors: tuple[float, float, float]
+    scale: Tensor
+    zero: Tensor
+    errors: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Solution]) -> Solution:
+        """Solutions for all outputs."""
+        columns = zip(*((part.codes, part.scale, part.zero, part.errors) for part in parts), strict=True)
+        return Solution(*(torch.cat(column, 1) for column in columns))
+
+    def split(self, sizes: Sequence[int]) -> list[Solution]:
+        """Solutions for so many outputs each."""
+        columns = (tensor.split(list(sizes), 1) for tensor in (self.codes, self.scale, self.zero, self.errors))
+        return [Solution(*tensors) for tensors in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -195,23 +208,22 @@ class Problem:
             self._energy(missed, self.factors.coarse(missed)),
             self._energy(plain, whole),
         )
-        return Solution(codes[torch.argsort(self.order)].to(torch.uint8), grid, errors)
+        codes = codes.to(torch.uint8)[torch.argsort(self.order)]
+        return Solution(codes, grid.scale, grid.zero, torch.stack(errors))
 
-    def _energy(self, difference: Tensor, product: Tensor) -> float:
-        """Squared output error, without what damping adds; `product` is the damped Hessian times the difference."""
-        return float((difference * product).sum() - self.factors.ridge * difference.square().sum())
+    def _energy(self, difference: Tensor, product: Tensor) -> Tensor:
+        """`[outputs]`: squared error without what damping adds; `product` is the damped Hessian times the difference."""
+        return torch.linalg.vecdot(difference, product - self.factors.ridge * difference, dim=0)
 
-    def join(self, parts: Sequence[Solution]) -> QuantizedLinear:
-        """The outputs solved so far as one linear."""
+    def result(self, solution: Solution) -> QuantizedLinear:
+        """A solution as a linear."""
         options = self.options
-        error, rtn, whole = (max(sum(values), 0.0) for values in zip(*(part.errors for part in parts), strict=True))
-        zeros = None if options.symmetric else torch.cat([part.grid.zero for part in parts], 1).T.to(torch.uint8)
+        error, rtn, whole = solution.errors.double().sum(1).clamp(min=0).tolist()
         is_scattered = options.order == "act" and self.width < len(self.order)
-        scales = torch.cat([part.grid.scale for part in parts], 1).T.to(SCALE_DTYPES[options.scale_dtype])
         return QuantizedLinear(
-            codes=torch.cat([part.codes for part in parts], 1).T.contiguous(),
-            scales=scales.contiguous(),
-            zeros=None if zeros is None else zeros.contiguous(),
+            codes=solution.codes.T.contiguous(),
+            scales=solution.scale.T.to(SCALE_DTYPES[options.scale_dtype]).contiguous(),
+            zeros=None if options.symmetric else solution.zero.T.to(torch.uint8).contiguous(),
             group_index=self.group[torch.argsort(self.order)].to(torch.int32) if is_scattered else None,
             bits=options.bits,
             group_size=self.width,

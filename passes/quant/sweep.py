@@ -70,13 +70,14 @@ class Sweep:
         """Input by input; rows of the grid are looked up once."""
         grid, groups = self.grid, self.group[start:end].tolist()
         rows = {g: (grid.zero[g], 1 / grid.scale[g], -grid.zero[g] * grid.scale[g], grid.scale[g]) for g in {*groups}}
-        for i, g in enumerate(groups, start):
+        block, factors = self.targets[start:end], self.factor[start:end, start:end].unbind()
+        all_rows = (part[start:end].unbind() for part in (self.targets, self.codes, self.values, self.steps))
+        for i, (g, target, code, value, step) in enumerate(zip(groups, *all_rows, strict=True)):
             zero, inverse, offset, scale = rows[g]
-            code = torch.addcmul(zero, self.targets[i], inverse, out=self.codes[i]).round_().clamp_(0, grid.top)
-            value, step = self.values[i], self.steps[i]
+            torch.addcmul(zero, target, inverse, out=code).round_().clamp_(0, grid.top)
             if self.descent:
                 torch.neg(value, out=step)
                 step += torch.addcmul(offset, code, scale, out=value)
             else:
-                torch.sub(self.targets[i], torch.addcmul(offset, code, scale, out=value), out=step)
-            self.targets[i + 1 : end].addr_(self.factor[i, i + 1 : end], step, alpha=-1)
+                torch.sub(target, torch.addcmul(offset, code, scale, out=value), out=step)
+            block[i + 1 :].addr_(factors[i][i + 1 :], step, alpha=-1)
