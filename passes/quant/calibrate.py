@@ -97,6 +97,7 @@ class Calibrator:
         for values, floats, mask in zip(self._values(stage), self._floats(stage), self.masks, strict=True):
             x = values[stage.input]
             keep = mask if mask is not None and mask.shape == x.shape[:-1] else None
+            return_freed()
             residuals = {} if floats is None else self._residuals(stage, values, floats)
             moments.add(x, keep, floats[stage.input] if floats is not None and wants_float else None, residuals)
         moments.complete()
@@ -124,14 +125,11 @@ class Calibrator:
 
     @torch.no_grad()
     def solve(self, stage: Stage, moments: Moments | ExpertMoments) -> dict[str, QuantizedLinear]:
-        """Quantize the linears of a stage; each process takes its share of them."""
+        """Quantize the linears of a stage, which uses the moments up; each process takes its share of them."""
         shapes = {site: self.stream.weight(site.node).shape for site in stage.sites}
         own = [site for i, site in enumerate(stage.sites) if owner(i) == rank()]
-        solved: dict[Site, QuantizedLinear] = {}
-        for options in dict.fromkeys(site.options for site in own):
-            sites = [site for site in own if site.options == options]
-            weights = [self.stream.weight(site.node) for site in sites]
-            solved.update(zip(sites, _solved(sites, weights, moments, options), strict=True))
+        weights = [self.stream.weight(site.node) for site in own]
+        solved = dict(zip(own, _solved(own, weights, moments), strict=True))
         found = {s.path: exchange(s, i, solved.get(s), shapes[s]) for i, s in enumerate(stage.sites)}
         return {path: item.to("cpu") for path, item in found.items()}
 
@@ -145,13 +143,17 @@ class Calibrator:
 
 
 def _solved(
-    sites: Sequence[Site], weights: Sequence[Tensor], moments: Moments | ExpertMoments, options: Options
+    sites: Sequence[Site], weights: Sequence[Tensor], moments: Moments | ExpertMoments
 ) -> list[QuantizedLinear]:
     if isinstance(moments, ExpertMoments):
-        return [solve_experts(weight, moments, options) for weight in weights]
-    assert moments.hessian is not None
+        return [solve_experts(weight, moments, site.options) for site, weight in zip(sites, weights, strict=True)]
     corrections = [moments.correction(site.path, weight) for site, weight in zip(sites, weights, strict=True)]
-    return solve_all(weights, moments.hessian, options, corrections)
+    hessian, found = moments.take(), dict[Site, QuantizedLinear]()
+    for options in dict.fromkeys(site.options for site in sites):
+        chosen = [i for i, site in enumerate(sites) if site.options == options]
+        results = solve_all([weights[i] for i in chosen], hessian, options, [corrections[i] for i in chosen])
+        found.update(zip((sites[i] for i in chosen), results, strict=True))
+    return [found[site] for site in sites]
 
 
 def _kept(site: Site) -> Node | None:

@@ -74,6 +74,14 @@ class Moments:
         parts += [self.residuals[path].float()] if path in self.residuals else []
         return torch.stack(parts).sum(0) if parts else None
 
+    def take(self) -> Tensor:
+        """The Hessian in float32; all sums are given up."""
+        assert self.hessian is not None
+        hessian = self.hessian.float()
+        self.hessian = self.drift = None
+        self.residuals.clear()
+        return hessian
+
     def tensors(self) -> Sequence[Tensor]:
         """All sums, in a fixed order."""
         own = [tensor for tensor in (self.hessian, self.drift) if tensor is not None]

@@ -25,20 +25,31 @@ def refit_scales(grid: Grid, codes: Tensor, hessian: Tensor, pull: Tensor, group
         options: Dtype of the scales.
     """
     groups, outputs = grid.scale.shape
-    gather = torch.argsort(group, stable=True)
-    missing = groups * options.width(len(codes)) - len(codes)
-    sorted_rows = lambda values: pad(values[gather], (0, 0, 0, missing))  # noqa: E731
-    hessian = pad(hessian[gather][:, gather], (0, missing, 0, missing))
-    centred, pull = sorted_rows(codes - grid.zero[group]), sorted_rows(pull)
-    step = max(1, _SOLVED // (groups * groups + len(codes)))
+    width, inputs = options.width(len(codes)), len(codes)
+    centred = codes - grid.zero[group]
+    if _is_sorted(group, width):
+        places = group[::width]
+    else:
+        places, gather = torch.arange(groups, device=group.device), torch.argsort(group, stable=True)
+        missing = groups * width - inputs
+        centred, pull = (pad(values[gather], (0, 0, 0, missing)) for values in (centred, pull))
+        hessian = pad(hessian[gather][:, gather], (0, missing, 0, missing))
+    step = max(1, _SOLVED // (groups * groups + inputs))
     parts = [
         _solve(centred[:, part], hessian, pull[:, part], groups)
         for part in (slice(start, start + step) for start in range(0, outputs, step))
     ]
-    scale = torch.cat(parts).T
+    scale = torch.empty_like(grid.scale)
+    scale[places] = torch.cat(parts).T
     ratio = scale / grid.scale
     kept = torch.where((ratio > 0.25) & (ratio < 4), scale, grid.scale)
     return Grid(options.round_scales(kept).contiguous(), grid.zero, grid.top)
+
+
+def _is_sorted(group: Tensor, width: int) -> bool:
+    """Whether the inputs of each group are next to each other, and all groups are whole."""
+    blocks = group.view(-1, width) if len(group) % width == 0 else None
+    return blocks is not None and bool((blocks == blocks[:, :1]).all())
 
 
 def _solve(codes: Tensor, hessian: Tensor, pull: Tensor, groups: int) -> Tensor:

@@ -56,6 +56,7 @@ class Stream:
         self.constant = _constants(self.nodes)
         self.done = 0
         self.dying = _last_uses(self.nodes, kept or {})
+        self.narrow = _multiplied(self.nodes) - {*(kept or {})} if products is not None else set()
         self.stops = [self.nodes.index(node) + 1 for node in wanted]
         self.batches: list[Values] = [self._start(leaves) for leaves in batches]
 
@@ -94,7 +95,8 @@ class Stream:
     def _run(self, nodes: Sequence[Node], values: Values, constants: Values, until: Node | None = None) -> None:
         for node in nodes:
             if node.op == "call_function" and node not in self.constant:
-                values[node] = self._call(node, values, constants)
+                value = self._call(node, values, constants)
+                values[node] = value.to(self.products) if node in self.narrow else value
             if node is not until:
                 self._drop(values, node)
 
@@ -130,7 +132,7 @@ class Stream:
             quantized = self.weights.get(node)
             weight = read(inputs["weight"]) if quantized is None else quantized.to(self.device).dequantize()
             constants[node] = weight.to(dtype)
-        result = linear(x.to(dtype), constants[node]).to(x.dtype)
+        result = linear(x.to(dtype), constants[node]).to(value_of(node).dtype)
         return result if inputs["bias"] is None else result + read(inputs["bias"])
 
     def _grouped(self, node: Node, read: Callable[[Node], Any], constants: Values) -> Tensor:
@@ -167,6 +169,17 @@ def _bytes(node: Node) -> int:
     if not isinstance(value, Tensor):
         return 0
     return math.prod(size if isinstance(size, int) else _UNKNOWN for size in value.shape) * value.element_size()
+
+
+def _multiplied(nodes: Sequence[Node]) -> set[Node]:
+    """Values that only linears read, as their input: the dtype of the products is all that these need."""
+    computed, needed = (node for node in nodes if node.op == "call_function"), set(nodes)
+    readers = {node: [user for user in node.users if user in needed] for node in computed}
+    return {
+        node
+        for node, users in readers.items()
+        if users and all(is_call(user, aten.linear) and bound(user)["input"] is node for user in users)
+    }
 
 
 def _needed(wanted: Sequence[Node]) -> list[Node]:
