@@ -1,4 +1,4 @@
-"""Cost of quantizing a random Llama on one CPU thread: `python -m benchmarks.quantization.peer_speed FOLDER`.
+"""Cost of quantizing a random Llama on a CPU: `python -m benchmarks.quantization.peer_speed FOLDER`.
 
 Libraries take turns, each in a process and an environment of its own below FOLDER, with their defaults (4 bits, groups
 of 128, symmetric). Seconds of the process are those to compare on a machine that does other things as well.
@@ -32,12 +32,12 @@ def save_tokenizer(folder: str) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="2").save_pretrained(folder)
 
 
-def run(library: str, folder: Path, scratch: str, timeout: int) -> str:
+def run(library: str, folder: Path, scratch: str, timeout: int, threads: int) -> str:
     """The line that a library's script tells."""
     library, *form = library.split("-")
     python = Path(sys.executable) if library == "graphwright" else python_of(library, folder)
     arguments = [f"{scratch}/model", f"{scratch}/ids.safetensors", f"{scratch}/out", "4", "128", "1", "plain", *form]
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    alone = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     root = str(SCRIPTS.parents[2]) if library == "graphwright" else ""
     environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2", "PYTHONPATH": root}
     command = [python, SCRIPTS / f"with_{library}.py", *arguments]
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=int, default=3600, help="seconds for one run")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     given = parser.parse_args()
@@ -62,7 +63,7 @@ def main() -> None:
         save_file({"ids": torch.randint(0, VOCABULARY, (shape.samples, shape.length))}, f"{scratch}/ids.safetensors")
         for _ in range(given.rounds):
             for library in given.libraries:
-                print(run(library, given.folder, scratch, given.timeout), flush=True)
+                print(run(library, given.folder, scratch, given.timeout, given.threads), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,80 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from graphwright.ir.errors import PassError
 from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.factors import Factors, factorize
 from graphwright.passes.quant.grid import Grid, search_grid
+from graphwright.passes.quant.memory import return_freed
 from graphwright.passes.quant.options import SCALE_DTYPES, Options
 from graphwright.passes.quant.refit import refit_scales
 from graphwright.passes.quant.sweep import Sweep
 
-_TRIES = 8
 _CPU_ROWS, _GPU_ROWS = 2048, 1 << 16
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A damped Hessian in the order of the sweep, with what is derived from it.
-
-    Args:
-        hessian: `[inputs, inputs]`.
-        root: Upper triangular, `root @ root.T == hessian`.
-        sweep: Upper triangular with diagonal 1: the rows of the inverse's Cholesky factor, scaled.
-        damping: Part of the mean diagonal that was added.
-        ridge: What was added to the diagonal.
-    """
-
-    hessian: Tensor
-    root: Tensor
-    sweep: Tensor
-    damping: float
-    ridge: float
-
-    def solve(self, right: Tensor) -> Tensor:
-        """`hessian^-1 @ right`."""
-        half = torch.linalg.solve_triangular(self.root, right, upper=True)
-        return torch.linalg.solve_triangular(self.root.T, half, upper=False)
-
-    def coarse(self, change: Tensor) -> Tensor:
-        """`hessian @ change` with bfloat16 factors, for changes that are small beside what they are added to."""
-        return (self._half @ change.bfloat16()).float()
-
-    @cached_property
-    def _half(self) -> Tensor:
-        return self.hessian.bfloat16()
-
-    @cached_property
-    def descent(self) -> Tensor:
-        """`hessian[i, j] / hessian[j, j]`: what a change of input `i` does to the best value of input `j`."""
-        return self.hessian / self.hessian.diagonal()
-
-
-def factorize(hessian: Tensor, damping: float) -> Factors:
-    """Damp and factorize a Hessian; the damping doubles until that works.
-
-    Raises:
-        PassError: It has values that are not finite.
-    """
-    mean = hessian.diagonal().mean()
-    if not bool(torch.isfinite(mean)):
-        raise PassError("the inputs of a linear are not finite", remedies=["calibrate in float32"])
-    for _ in range(_TRIES):
-        damped = hessian.clone(memory_format=torch.contiguous_format)
-        ridge = damping * mean
-        damped.diagonal().add_(ridge)
-        flipped, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-        if not bool(failed):
-            root = flipped.flip(0, 1)
-            identity = torch.eye(len(root), dtype=root.dtype, device=root.device)
-            inverse = torch.linalg.solve_triangular(root, identity, upper=True)
-            return Factors(damped, root, (inverse / inverse.diagonal()[:, None]).contiguous(), damping, float(ridge))
-        damping *= 2
-    raise PassError("the Hessian of a linear cannot be factorized", why=f"even with a damping of {damping / 2:g}")
 
 
 def order_of(diagonal: Tensor, width: int, order: str) -> Tensor:
@@ -185,7 +124,9 @@ class Problem:
         order = order_of(hessian.diagonal(), width, options.order)
         positions = torch.arange(inputs, device=hessian.device)
         group = (positions if options.order == "act" else order) // width
-        return Problem(factorize(hessian[order][:, order], options.damping), order, group, width, options)
+        factors = factorize(hessian[order[:, None], order], options.damping)
+        return_freed()
+        return Problem(factors, order, group, width, options)
 
     @property
     def rows(self) -> int:

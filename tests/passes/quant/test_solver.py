@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from graphwright.ir.errors import PassError, PipelineError
+from graphwright.passes.quant.factors import factorize, invert_upper
 from graphwright.passes.quant.grid import Grid, search_grid
 from graphwright.passes.quant.options import Options, options_for
 from graphwright.passes.quant.refit import refit_scales
 from graphwright.passes.quant.rtn import round_to_nearest
-from graphwright.passes.quant.solver import factorize, order_of, solve
+from graphwright.passes.quant.solver import order_of, solve
 from graphwright.passes.quant.sweep import Sweep
 
 
@@ -69,7 +70,7 @@ def test_group_order_keeps_groups_together():
 def test_sweep_is_the_textbook_algorithm(problem):
     """Column by column with the inverse's Cholesky factor, in float64."""
     weight, hessian = (tensor.double() for tensor in problem)
-    factors = factorize(hessian, 0.05)
+    factors = factorize(hessian.clone(), 0.05)
     group = torch.zeros(72, dtype=torch.long)
     grid = Grid(torch.full((1, 40), 0.4, dtype=torch.float64), torch.full((1, 40), 8.0, dtype=torch.float64), 15)
     targets = weight.T.contiguous()
@@ -85,7 +86,7 @@ def test_sweep_is_the_textbook_algorithm(problem):
 
 def test_descent_never_makes_it_worse_and_ends_in_a_minimum(problem):
     weight, hessian = (tensor.double() for tensor in problem)
-    factors, group, target = factorize(hessian, 0.05), torch.zeros(72, dtype=torch.long), weight.T.contiguous()
+    factors, group, target = factorize(hessian.clone(), 0.05), torch.zeros(72, dtype=torch.long), weight.T.contiguous()
     grid = Grid(torch.full((1, 40), 0.4, dtype=torch.float64), torch.full((1, 40), 8.0, dtype=torch.float64), 15)
     codes = grid.quantize(target, group)
     values = grid.dequantize(codes, group)
@@ -132,10 +133,28 @@ def test_scales_are_rounded_before_codes_are_chosen(problem):
     assert output_error(weight, found, hessian) == pytest.approx(found.error, rel=1e-3)
 
 
+def test_factors_are_those_of_the_inverse(problem):
+    hessian = problem[1].double()
+    factors = factorize(hessian.clone(), 0.05)
+    damped = hessian + 0.05 * hessian.diagonal().mean() * torch.eye(72, dtype=torch.float64)
+    torch.testing.assert_close(factors.hessian, damped)
+    right = torch.randn(72, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(factors.solve(right), torch.linalg.solve(damped, right))
+
+
+@pytest.mark.parametrize("size", [1, 256, 700])
+def test_triangles_are_inverted_by_halves(size):
+    matrix = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).triu() / size
+    matrix.diagonal().add_(1)
+    inverse = matrix.clone()
+    invert_upper(inverse)
+    torch.testing.assert_close(inverse @ matrix, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
 def test_damping_is_raised_until_the_hessian_can_be_factorized():
     column = torch.ones(32, 1) * 1e4
     hessian = column @ column.T - 1e6 * torch.eye(32)
-    assert factorize(hessian, 1e-4).damping > 1e-4
+    assert factorize(hessian.clone(), 1e-4).damping > 1e-4
     with pytest.raises(PassError, match="not finite"):
         factorize(torch.full((4, 4), float("nan")), 0.1)
 
