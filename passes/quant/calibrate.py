@@ -18,7 +18,6 @@ from graphwright.passes.quant.distributed import add_up, exchange, own_share, ow
 from graphwright.passes.quant.experts import ExpertMoments, solve_experts
 from graphwright.passes.quant.memory import return_freed
 from graphwright.passes.quant.moments import Moments
-from graphwright.passes.quant.options import Options
 from graphwright.passes.quant.sites import ExpertSite, Site, Stage, stages_of
 from graphwright.passes.quant.solver import solve_all
 from graphwright.passes.quant.stream import Stream, Values
