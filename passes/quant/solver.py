@@ -153,7 +153,7 @@ class Problem:
         return Solution(codes, grid.scale, grid.zero, torch.stack(errors))
 
     def _energy(self, difference: Tensor, product: Tensor) -> Tensor:
-        """`[outputs]`: squared error without what damping adds; `product` is the damped Hessian times the difference."""
+        """`[outputs]`: squared error without what damping adds; `product`: the damped Hessian times the difference."""
         return torch.linalg.vecdot(difference, product - self.factors.ridge * difference, dim=0)
 
     def result(self, solution: Solution) -> QuantizedLinear:
