@@ -18,6 +18,7 @@ from graphwright.passes.quant.distributed import add_up, exchange, own_share, ow
 from graphwright.passes.quant.experts import ExpertMoments, solve_experts
 from graphwright.passes.quant.memory import return_freed
 from graphwright.passes.quant.moments import Moments
+from graphwright.passes.quant.products import multiplies_bfloat16
 from graphwright.passes.quant.sites import ExpertSite, Site, Stage, stages_of
 from graphwright.passes.quant.solver import solve_all
 from graphwright.passes.quant.stream import Stream, Values
@@ -45,8 +46,8 @@ class Calibration:
         """The dtype for a model with such weights."""
         if self.products != "auto":
             return self.products
-        fast = torch.device(self.device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast and weight.dtype is torch.float32 else None
+        on_cpu = torch.device(self.device).type == "cpu" and weight.dtype is torch.float32
+        return torch.bfloat16 if on_cpu and multiplies_bfloat16(self.device) else None
 
     def masks(self) -> list[Tensor | None]:
         """Boolean masks of the tokens that count, per batch."""

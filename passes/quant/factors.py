@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphwright.ir.errors import PassError
+from graphwright.passes.quant.products import multiplies_bfloat16
 
 _TRIES = 8
 _SMALL = 256  # inputs whose factor is inverted at once
@@ -37,12 +38,12 @@ class Factors:
         return self.sweep.T @ (self.sweep @ right).mul_(self.pivots[:, None])
 
     def coarse(self, change: Tensor) -> Tensor:
-        """`hessian @ change` with bfloat16 factors, for changes that are small beside what they are added to."""
-        return (self._half @ change.bfloat16()).float()
+        """`hessian @ change` where an error of 2^-9 does no harm: in bfloat16, if the device is fast at that."""
+        return (self._coarse @ change.to(self._coarse.dtype)).to(change.dtype)
 
     @cached_property
-    def _half(self) -> Tensor:
-        return self.hessian.bfloat16()
+    def _coarse(self) -> Tensor:
+        return self.hessian.bfloat16() if multiplies_bfloat16(self.hessian.device) else self.hessian
 
     @cached_property
     def descent(self) -> Tensor:

@@ -136,7 +136,7 @@ class Problem:
     def solve(self, weight: Tensor, correction: Tensor | None) -> Solution:
         """Solve for some outputs."""
         plain = weight.float().T[self.order].contiguous()
-        whole = self.factors.hessian @ plain
+        whole = self.factors.coarse(plain)
         target, pull = plain, whole
         if correction is not None:
             asked = correction.float().T[self.order]
@@ -185,7 +185,7 @@ def _minimise(target: Tensor, pull: Tensor, problem: Problem) -> tuple[Grid, Ten
     grid = search_grid(target[gather], diagonal[gather], problem.width, options)
     codes, values = torch.empty_like(target), torch.empty_like(target)
     Sweep(target.clone(), factors.sweep, grid, group, codes, values).run()
-    gradient = factors.hessian @ values - pull
+    gradient = factors.coarse(values - target)
     for _ in range(options.rounds):
         grid = refit_scales(grid, codes, factors.hessian, pull, group, options)
         _move(values, grid.dequantize(codes, group), gradient, factors)
