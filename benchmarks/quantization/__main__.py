@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.quantization.runs import VARIANTS, Run, draw, ours, rounded, runs, with_peer
+from benchmarks.quantization.runs import OURS, VARIANTS, Run, draw, ours, rounded, runs, with_peer
 from benchmarks.quantization.scoring import Scorer
 from benchmarks.quantization.speed import program_of
 from benchmarks.quantization.table import table
@@ -34,7 +34,7 @@ def weights(run: Run, program: Program, given: argparse.Namespace, tokens: Tenso
     """Weights by path as the run's library chooses them."""
     if run.library == "rounding":
         return rounded(program, run.options())
-    if run.library == "graphwright":
+    if run.library in OURS:
         return ours(program, draw(tokens, run.seed), run.options())
     return with_peer(run, given.peers, given.model, draw(tokens, run.seed))
 
@@ -61,12 +61,12 @@ def main() -> None:
     for name in ("model", "calibration", "heldout"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--peers", type=Path, help="folder for the environments of other libraries; none without it")
-    parser.add_argument("--libraries", nargs="*", choices=["graphwright", *VARIANTS], default=None)
+    parser.add_argument("--libraries", nargs="*", choices=[*OURS, *VARIANTS], default=None)
     parser.add_argument("--seeds", type=int, default=3, help="draws of calibration rows")
     parser.add_argument("--results", type=Path, default=Path("results.jsonl"))
     given = parser.parse_args()
     if given.libraries is None:
-        given.libraries = ["graphwright", *(VARIANTS if given.peers else ())]
+        given.libraries = [*OURS, *(VARIANTS if given.peers else ())]
     for result in measure(given):
         print(result, flush=True)
         with given.results.open("a", encoding="utf-8") as file:

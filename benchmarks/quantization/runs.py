@@ -23,6 +23,7 @@ from graphwright.passes.quant.sites import find_sites
 SAMPLES, LENGTH = 64, 256
 SETTINGS = ((4, 128, True), (4, 128, False), (3, 128, True), (3, 128, False), (4, 0, True), (4, 0, False))
 """Bits, group size (0 for one scale per output), symmetric."""
+OURS = ("graphwright", "graphwright-curvature")
 VARIANTS = {
     "llmcompressor": ("imatrix", "damped"),
     "gptqmodel": ("mse", "act", "gptaq", "foem"),
@@ -45,7 +46,8 @@ class Run:
 
     def options(self) -> Options:
         """Our options for the setting."""
-        return Options(bits=self.bits, group_size=self.group, symmetric=self.symmetric)
+        curvature = self.library == "graphwright-curvature"
+        return Options(bits=self.bits, group_size=self.group, symmetric=self.symmetric, curvature=curvature)
 
 
 def runs(libraries: Sequence[str], seeds: int) -> Iterator[Run]:

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from benchmarks.quantization.runs import SETTINGS, VARIANTS, Run
+from benchmarks.quantization.runs import OURS, SETTINGS, VARIANTS, Run
 
 NAMES = {
     "llmcompressor": "llm-compressor 0.14",
@@ -22,7 +22,7 @@ def table(results: Iterable[tuple[Run, float]]) -> str:
     settings: dict[tuple, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, kl in results:
         settings[run.bits, run.group, run.symmetric][run.library, run.variant].append(kl)
-    head = ["bits, group", "rounding", *NAMES.values(), "quantize-gptq", "to the best"]
+    head = ["bits, group", "rounding", *NAMES.values(), "quantize-gptq", "to the best", "`curvature`", "to the best"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join([*lines, *(line(setting, settings[setting]) for setting in SETTINGS if setting in settings)])
 
@@ -31,15 +31,18 @@ def line(setting: tuple[int, int, bool], found: Found) -> str:
     """A line of the table."""
     bits, group, symmetric = setting
     best = {library: _best(found, library) for library in NAMES}
-    own = found.get(("graphwright", ""), [])
     least = min((mean for _, mean in best.values()), default=float("nan"))
     cells = [
         f"{bits}, {group or 'per output'}, {'symmetric' if symmetric else 'asymmetric'}",
         _number(found.get(("rounding", ""), [])),
         *(f"{mean:.5f} ({variant})" if variant else "" for variant, mean in best.values()),
-        f"{_number(own)} ({min(own):.5f} to {max(own):.5f})" if own else "",
-        f"{statistics.mean(own) / least:.2f}" if own else "",
     ]
+    for own in (found.get((library, ""), []) for library in OURS):
+        cells += (
+            [f"{_number(own)} ({min(own):.5f} to {max(own):.5f})", f"{statistics.mean(own) / least:.2f}"]
+            if own
+            else ["", ""]
+        )
     return f"| {' | '.join(cells)} |"
 
 

@@ -58,6 +58,9 @@ def quantize(
     length: Annotated[int, typer.Option(min=2, help="Tokens of a row.")] = 512,
     asymmetric: Annotated[bool, typer.Option("--asymmetric", help="A zero point for each group.")] = False,
     order: Annotated[str, typer.Option(help="Order of inputs: none, act, static or group.")] = "group",
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="Weigh errors by what they do to the predictions; slower and closer.")
+    ] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Also the output projection, such as lm_head.")] = False,
     form: Annotated[
         Form, typer.Option("--format", help="A GPTQ checkpoint that other tools read, or a program.")
@@ -87,7 +90,7 @@ def quantize(
     work = work or output.with_name(f".{output.name}-work")
     program = capture_model(original)
     with process_group(device) as place, step("quantizing") as show:
-        held = {"heldout": texts[1] or (), "experts": experts}
+        held = {"heldout": texts[1] or (), "experts": experts, "curvature": curvature}
         pass_ = _pass(method, texts[0], place.device, work, show, options | held)
         result = Pipeline(["canonicalize,conv1d-to-linear", pass_]).run(program, validate=False)
     if not place.is_first:

@@ -14,7 +14,8 @@ from torch.fx import Node
 from graphwright.ir.errors import PassError
 from graphwright.ir.program import Program
 from graphwright.passes.quant.codes import QuantizedLinear
-from graphwright.passes.quant.distributed import add_up, exchange, own_share, owner, rank
+from graphwright.passes.quant.curvature import Tape
+from graphwright.passes.quant.distributed import add_up, exchange, own_share, owner, rank, summed, world_size
 from graphwright.passes.quant.experts import ExpertMoments, solve_experts
 from graphwright.passes.quant.memory import return_freed
 from graphwright.passes.quant.moments import Moments
@@ -70,6 +71,17 @@ class Calibrator:
         self.stream = Stream(program, wanted, leaves, calibration.device, self.products, kept)
         self.float_stream: Stream | None = None
         self.masks = calibration.masks()
+        self.curvatures = self._curvatures(leaves)
+
+    def _curvatures(self, leaves: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
+        """By path, for the linears that want it; labels of a batch are the same on whatever process it is."""
+        sites = [s for s in self.sites if s.options.curvature and not isinstance(s, ExpertSite)]
+        if not sites:
+            return {}
+        seeds = [rank() + i * world_size() for i in range(len(leaves))]
+        tape = Tape(self.program, sites, leaves, self.calibration.device, self.products, seeds)
+        sums = tape.run(self.masks)
+        return {path: summed(sums[path]) for path in sorted(sums)}
 
     def _read(self, site: Site) -> list[Node]:
         """What the moments of a site are made of."""
@@ -129,7 +141,8 @@ class Calibrator:
         shapes = {site: self.stream.weight(site.node).shape for site in stage.sites}
         own = [site for i, site in enumerate(stage.sites) if owner(i) == rank()]
         weights = [self.stream.weight(site.node) for site in own]
-        solved = dict(zip(own, _solved(own, weights, moments), strict=True))
+        curvatures = [self.curvatures.get(site.path) for site in own]
+        solved = dict(zip(own, _solved(own, weights, moments, curvatures), strict=True))
         found = {s.path: exchange(s, i, solved.get(s), shapes[s]) for i, s in enumerate(stage.sites)}
         return {path: item.to("cpu") for path, item in found.items()}
 
@@ -143,7 +156,10 @@ class Calibrator:
 
 
 def _solved(
-    sites: Sequence[Site], weights: Sequence[Tensor], moments: Moments | ExpertMoments
+    sites: Sequence[Site],
+    weights: Sequence[Tensor],
+    moments: Moments | ExpertMoments,
+    curvatures: Sequence[Tensor | None],
 ) -> list[QuantizedLinear]:
     if isinstance(moments, ExpertMoments):
         return [solve_experts(weight, moments, site.options) for site, weight in zip(sites, weights, strict=True)]
@@ -151,7 +167,8 @@ def _solved(
     hessian, found = moments.take(), dict[Site, QuantizedLinear]()
     for options in dict.fromkeys(site.options for site in sites):
         chosen = [i for i, site in enumerate(sites) if site.options == options]
-        results = solve_all([weights[i] for i in chosen], hessian, options, [corrections[i] for i in chosen])
+        of = lambda items, chosen=chosen: [items[i] for i in chosen]  # noqa: E731
+        results = solve_all(of(weights), hessian, options, of(corrections), of(curvatures))
         found.update(zip((sites[i] for i in chosen), results, strict=True))
     return [found[site] for site in sites]
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from graphwright.ir.errors import PassError
 from graphwright.passes.quant.codes import QuantizedLinear
@@ -46,9 +47,15 @@ def own_share(items: Sequence[T]) -> Sequence[T]:
 
 def add_up(moments: Moments | ExpertMoments) -> None:
     """Replace the sums by those over all processes."""
+    for tensor in moments.tensors():
+        summed(tensor)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """A tensor, which now holds its sum over all processes."""
     if world_size() > 1:
-        for tensor in moments.tensors():
-            dist.all_reduce(tensor)
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def exchange(site: Site, position: int, solved: QuantizedLinear | None, shape: torch.Size) -> QuantizedLinear:

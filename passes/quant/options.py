@@ -33,6 +33,8 @@ class Options:
         sweeps: Coordinate-descent sweeps over the codes per round.
         float_target: Aim at the output of the float model, where inputs come from the quantized one.
         residual_target: Aim also at undoing the error of the residual stream that the output is added to.
+        curvature: Weigh errors of outputs together by what they do to the predictions, from a pass backwards over the
+            calibration data: several times as slow, and the values of all layers for one batch must fit in memory.
         scale_dtype: Dtype that scales are stored in; codes are chosen for the rounded scales.
     """
 
@@ -46,6 +48,7 @@ class Options:
     sweeps: int = 2
     float_target: bool = True
     residual_target: bool = True
+    curvature: bool = False
     scale_dtype: str = "float16"
 
     def __post_init__(self) -> None:

@@ -6,13 +6,14 @@ again by coordinate descent, which GPTQ leaves out. All of it minimises `|(W - Q
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from graphwright.passes.quant.codes import QuantizedLinear
+from graphwright.passes.quant.coupled import Descent, descend
 from graphwright.passes.quant.factors import Factors, factorize
 from graphwright.passes.quant.grid import Grid, search_grid
 from graphwright.passes.quant.memory import return_freed
@@ -44,7 +45,11 @@ def solve(weight: Tensor, hessian: Tensor, options: Options, correction: Tensor 
 
 @torch.no_grad()
 def solve_all(
-    weights: Sequence[Tensor], hessian: Tensor, options: Options, corrections: Sequence[Tensor | None]
+    weights: Sequence[Tensor],
+    hessian: Tensor,
+    options: Options,
+    corrections: Sequence[Tensor | None],
+    curvatures: Sequence[Tensor | None] = (),
 ) -> list[QuantizedLinear]:
     """Quantize the weights of linears that read the same input.
 
@@ -53,20 +58,34 @@ def solve_all(
         hessian: `X^T X` of the inputs that the quantized linears will see, `[inputs, inputs]`.
         options: How.
         corrections: Per weight `E^T X` `[outputs, inputs]`, with `E` what the output should be beyond `X W^T`, or None.
+        curvatures: Per weight `[outputs, outputs]`, how errors of outputs act together, or None; nothing for none.
 
     Raises:
         PassError: The Hessian has values that are not finite.
     """
-    problem = Problem.of(hessian, options)
-    sizes = [len(weight) for weight in weights]
+    problem, sizes = Problem.of(hessian, options), [len(weight) for weight in weights]
     asked = [c if c is not None else w.new_zeros(w.shape) for w, c in zip(weights, corrections, strict=True)]
     correction = torch.cat(asked) if any(c is not None for c in corrections) else None
     weight = torch.cat(list(weights))
     parts = [
-        problem.solve(weight[rows], None if correction is None else correction[rows])
-        for rows in (slice(i, i + problem.rows) for i in range(0, len(weight), problem.rows))
+        problem.solve(weight[rows], None if correction is None else correction[rows], curvature)
+        for rows, curvature in _pieces(sizes, problem.rows, curvatures)
     ]
     return [problem.result(part) for part in Solution.joined(parts).split(sizes)]
+
+
+def _pieces(
+    sizes: Sequence[int], rows: int, curvatures: Sequence[Tensor | None]
+) -> Iterator[tuple[slice, Tensor | None]]:
+    """Outputs that are solved at once; where outputs are coupled, those of one linear at most."""
+    if not any(curvature is not None for curvature in curvatures):
+        yield from ((slice(i, i + rows), None) for i in range(0, sum(sizes), rows))
+        return
+    start = 0
+    for size, curvature in zip(sizes, curvatures, strict=True):
+        for part in (slice(i, min(i + rows, size)) for i in range(0, size, rows)):
+            yield slice(start + part.start, start + part.stop), None if curvature is None else curvature[part, part]
+        start += size
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,7 @@ class Problem:
         """Outputs that are solved at once: what stays in the cache of a core on a CPU."""
         return _CPU_ROWS if self.order.device.type == "cpu" else _GPU_ROWS
 
-    def solve(self, weight: Tensor, correction: Tensor | None) -> Solution:
+    def solve(self, weight: Tensor, correction: Tensor | None, curvature: Tensor | None = None) -> Solution:
         """Solve for some outputs."""
         plain = weight.float().T[self.order].contiguous()
         whole = self.factors.coarse(plain)
@@ -141,7 +160,7 @@ class Problem:
         if correction is not None:
             asked = correction.float().T[self.order]
             target, pull = plain + self.factors.solve(asked).contiguous(), whole + asked
-        grid, codes, values, gradient = _minimise(target, pull, self)
+        grid, codes, values, gradient = _minimise(target, pull, self, curvature)
         difference = plain - values
         missed = plain - grid.dequantize(grid.quantize(plain, self.group), self.group)
         errors = (
@@ -174,7 +193,9 @@ class Problem:
         )
 
 
-def _minimise(target: Tensor, pull: Tensor, problem: Problem) -> tuple[Grid, Tensor, Tensor, Tensor]:
+def _minimise(
+    target: Tensor, pull: Tensor, problem: Problem, curvature: Tensor | None
+) -> tuple[Grid, Tensor, Tensor, Tensor]:
     """Grid, codes and values that minimise the error towards `target`; all in the order of the sweep.
 
     `pull` is the Hessian times the target. The last result is the gradient, the Hessian times the values less the pull.
@@ -186,6 +207,10 @@ def _minimise(target: Tensor, pull: Tensor, problem: Problem) -> tuple[Grid, Ten
     codes, values = torch.empty_like(target), torch.empty_like(target)
     Sweep(target.clone(), factors.sweep, grid, group, codes, values).run()
     gradient = factors.coarse(values - target)
+    if curvature is not None:
+        state = Descent(grid, codes, values, gradient, pull)
+        descend(state, curvature, factors, group, options)
+        return state.grid, codes, values, gradient
     for _ in range(options.rounds):
         grid = refit_scales(grid, codes, factors.hessian, pull, group, options)
         _move(values, grid.dequantize(codes, group), gradient, factors)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from graphwright.passes.quant.grid import Grid
 
 BLOCK = 128  # inputs that one kernel handles on a GPU
+_NARROW = 64  # outputs
 _LEAF = 16  # inputs handled one by one on a CPU, where their targets stay in the cache
 
 
@@ -68,6 +70,8 @@ class Sweep:
 
     def _leaf(self, start: int, end: int) -> None:
         """Input by input; rows of the grid are looked up once."""
+        if self.targets.shape[1] <= _NARROW and self.targets.dtype is torch.float32:
+            return self._narrow_leaf(start, end)
         grid, groups = self.grid, self.group[start:end].tolist()
         rows = {g: (grid.zero[g], 1 / grid.scale[g], -grid.zero[g] * grid.scale[g], grid.scale[g]) for g in {*groups}}
         block, factors = self.targets[start:end], self.factor[start:end, start:end].unbind()
@@ -81,3 +85,19 @@ class Sweep:
             else:
                 torch.sub(target, torch.addcmul(offset, code, scale, out=value), out=step)
             block[i + 1 :].addr_(factors[i][i + 1 :], step, alpha=-1)
+        return None
+
+    def _narrow_leaf(self, start: int, end: int) -> None:
+        """The same for few outputs: NumPy's calls take a third of the time of PyTorch's."""
+        all_rows = (self.targets, self.codes, self.values, self.steps, self.factor[:, start:end])
+        targets, codes, values, steps, factors = (part[start:end].numpy() for part in all_rows)
+        groups, scales, zeros = self.group[start:end].tolist(), self.grid.scale.numpy(), self.grid.zero.numpy()
+        for i, g in enumerate(groups):
+            code, target = codes[i], targets[i]
+            np.rint(target / scales[g] + zeros[g], out=code)
+            np.minimum(np.maximum(code, 0, out=code), self.grid.top, out=code)
+            value = (code - zeros[g]) * scales[g]
+            steps[i] = value - values[i] if self.descent else target - value
+            values[i] = value
+            if i + 1 < len(groups):
+                targets[i + 1 :] -= factors[i, i + 1 :, None] * steps[i]

@@ -98,7 +98,7 @@ TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are n
 def test_processes_of_torchrun_write_what_one_writes(folder, device):
     """With gloo on a CPU, with NCCL on GPUs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "graphwright", "quantize"]
-    options = ["--calibration", folder / "text.txt", *SIZES, "--samples", "16", "--device", device]
+    options = ["--calibration", folder / "text.txt", *SIZES, "--samples", "16", "--curvature", "--device", device]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, folder / "model", folder / "two", *options], check=True, timeout=300, env=environment)
     assert run(folder / "model", folder / "one", *options).exit_code == 0

@@ -30,7 +30,7 @@ config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hi
 model = LlamaForCausalLM(config).eval()
 program = gw.capture(model, {"input_ids": torch.zeros(2, 8, dtype=torch.long)})
 program = gw.Pipeline("canonicalize,fuse-attention").run(program, validate=False).program
-options = Options(group_size=16, symmetric=False, order="act")
+options = Options(group_size=16, symmetric=False, order="act", curvature=True)
 batches = [{"input_ids": torch.randint(0, 64, (2, 16))} for _ in range(3)]
 found = quantize(program, find_sites(program, options), Calibration(batches))
 tensors = {f"{path}/{name}": getattr(item, name) for path, item in found.items()

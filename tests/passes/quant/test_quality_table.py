@@ -14,9 +14,14 @@ def test_the_best_mean_of_each_library_counts():
         (Run(4, 128, True, "llmcompressor", "imatrix", 0), 0.0045),
         (Run(4, 128, True, "graphwright", "", 0), 0.001),
         (Run(4, 128, True, "graphwright", "", 1), 0.003),
+        (Run(4, 128, True, "graphwright-curvature", "", 0), 0.001),
     ]
     line = table(results).splitlines()[-1]
-    assert "0.00400 (act)" in line and "0.00200 (0.00100 to 0.00300)" in line and line.endswith("| 0.50 |")
+    assert (
+        "0.00400 (act)" in line
+        and "0.00200 (0.00100 to 0.00300)" in line
+        and line.endswith("| 0.50 | 0.00100 (0.00100 to 0.00100) | 0.25 |")
+    )
 
 
 def test_every_library_meets_every_setting_with_every_variant():
