@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "sympy"}  # symbolic sizes are sympy expressions
 FOREIGN = {
     "ir": TORCH | {"networkx", "safetensors"},
-    "passes": TORCH | {"networkx", "neural_compressor", "rich", "triton"},
+    "passes": TORCH | {"networkx", "neural_compressor", "numpy", "rich", "triton"},
     "lowering": TORCH
     | {"ai_edge_litert", "flatbuffers"}
     | {"jax", "jaxlib", "google", "safetensors", "torch_neuronx"}
