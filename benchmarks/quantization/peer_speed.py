@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -42,8 +41,9 @@ def run(library: str, folder: Path, scratch: str, timeout: int, threads: int) ->
     root = str(SCRIPTS.parents[2]) if library == "graphwright" else ""
     environment = {**os.environ, **alone, "GPTQMODEL_CPU_WORKERS": "2", "PYTHONPATH": root}
     command = [python, SCRIPTS / f"with_{library}.py", *arguments]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": timeout, "check": False}
-    done = subprocess.run(command, env=environment, cwd=scratch, **options)
+    done = subprocess.run(
+        command, env=environment, cwd=scratch, capture_output=True, text=True, timeout=timeout, check=False
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("COST ")]
     return lines[-1] if lines else f"{library} failed: {done.stderr[-2000:]}"
 

@@ -164,12 +164,13 @@ def _solved(
     if isinstance(moments, ExpertMoments):
         return [solve_experts(weight, moments, site.options) for site, weight in zip(sites, weights, strict=True)]
     corrections = [moments.correction(site.path, weight) for site, weight in zip(sites, weights, strict=True)]
+    given = dict(zip(sites, zip(weights, corrections, curvatures, strict=True), strict=True))
     hessian, found = moments.take(), dict[Site, QuantizedLinear]()
     for options in dict.fromkeys(site.options for site in sites):
-        chosen = [i for i, site in enumerate(sites) if site.options == options]
-        of = lambda items, chosen=chosen: [items[i] for i in chosen]  # noqa: E731
-        results = solve_all(of(weights), hessian, options, of(corrections), of(curvatures))
-        found.update(zip((sites[i] for i in chosen), results, strict=True))
+        chosen = [site for site in sites if site.options == options]
+        own_weights, own_corrections, own_curvatures = zip(*(given[site] for site in chosen), strict=True)
+        results = solve_all(own_weights, hessian, options, own_corrections, own_curvatures)
+        found.update(zip(chosen, results, strict=True))
     return [found[site] for site in sites]
 
 

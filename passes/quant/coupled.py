@@ -78,11 +78,11 @@ def _bounded(curvature: Tensor, block: Tensor) -> Tensor:
 
 def _refit(state: Descent, block: Tensor, share: Tensor, factors: Factors, group: Tensor, options: Options) -> None:
     grid = Grid(state.grid.scale[:, block], state.grid.zero[:, block], state.grid.top)
-    codes, gradient = state.codes[:, block], state.gradient[:, block]
-    pull = state.pull[:, block] + gradient - state.gradient @ share
+    codes = state.codes[:, block]
+    pull = state.pull[:, block] + state.gradient[:, block] - state.gradient @ share
     grid = refit_scales(grid, codes, factors.hessian, pull, group, options)
     state.grid.scale[:, block] = grid.scale
-    _put(state, block, grid.dequantize(codes, group), gradient, factors)
+    _put(state, block, grid.dequantize(codes, group), factors)
 
 
 def _sweep(state: Descent, block: Tensor, share: Tensor, factors: Factors, group: Tensor) -> None:
@@ -91,9 +91,9 @@ def _sweep(state: Descent, block: Tensor, share: Tensor, factors: Factors, group
     targets = values - (state.gradient @ share) / factors.hessian.diagonal()[:, None]
     Sweep(targets, factors.descent, grid, group, codes, values, descent=True).run()
     state.codes[:, block] = codes
-    _put(state, block, values, state.gradient[:, block], factors)
+    _put(state, block, values, factors)
 
 
-def _put(state: Descent, block: Tensor, values: Tensor, gradient: Tensor, factors: Factors) -> None:
-    state.gradient[:, block] = gradient + factors.coarse(values - state.values[:, block])
+def _put(state: Descent, block: Tensor, values: Tensor, factors: Factors) -> None:
+    state.gradient[:, block] += factors.coarse(values - state.values[:, block])
     state.values[:, block] = values

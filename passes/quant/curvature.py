@@ -17,6 +17,7 @@ from torch.fx import Node
 from graphwright.ir.errors import PassError
 from graphwright.ir.node import shape_of, value_of
 from graphwright.ir.program import Program
+from graphwright.passes.quant.moments import add_product
 from graphwright.passes.quant.sites import Site
 from graphwright.passes.quant.stream import Stream, Values
 
@@ -67,9 +68,8 @@ class Tape(Stream):
         return result
 
     def _add(self, path: str, gradient: Tensor) -> None:
-        rows = gradient.detach().flatten(0, -2).float()
-        product = (rows.T @ rows).double()
-        self.sums[path] = self.sums[path] + product if path in self.sums else product
+        columns = gradient.detach().flatten(0, -2).float().T
+        self.sums[path] = add_product(self.sums.get(path), columns, columns)
 
 
 def logits_of(program: Program) -> Node:

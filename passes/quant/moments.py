@@ -53,13 +53,13 @@ class Moments:
         rows = _rows(x, keep)
         self.tokens += len(rows)
         columns = self._columns(rows)
-        self.hessian = _add_product(self.hessian, columns, columns, symmetric=True)
+        self.hessian = add_product(self.hessian, columns, columns, symmetric=True)
         if float_x is not None:
             difference = self._columns(_rows(float_x, keep) - rows)
-            self.drift = _add_product(self.drift, difference, columns)
+            self.drift = add_product(self.drift, difference, columns)
         for path, value in (residuals or {}).items():
             difference = self._columns(_rows(value, keep))
-            self.residuals[path] = _add_product(self.residuals.get(path), difference, columns)
+            self.residuals[path] = add_product(self.residuals.get(path), difference, columns)
 
     def complete(self) -> None:
         """Fill in the half of the Hessian that was not summed."""
@@ -102,8 +102,8 @@ def _rows(x: Tensor, keep: Tensor | None) -> Tensor:
     return x.reshape(-1, x.shape[-1]) if keep is None else x[keep]
 
 
-def _add_product(total: Tensor | None, a: Tensor, b: Tensor, *, symmetric: bool = False) -> Tensor:
-    """Add `a @ b^T`; with `symmetric`, where both are the same, at least what is left of and on the diagonal."""
+def add_product(total: Tensor | None, a: Tensor, b: Tensor, *, symmetric: bool = False) -> Tensor:
+    """Add `a @ b^T` in float64; with `symmetric`, for one and the same, at least what is not right of the diagonal."""
     if total is None:
         total = a.new_zeros((len(a), len(b)), dtype=torch.float64)
     if a.is_cuda:

@@ -49,6 +49,8 @@ class Sweep:
         tensors = (self.targets, self.factor, self.grid.scale, self.grid.zero, self.group, self.codes, self.values)
         assert all(tensor.is_contiguous() for tensor in tensors), "one input's values must be next to each other"
         self.steps = torch.empty_like(self.targets)
+        is_narrow = self.targets.shape[1] <= _NARROW and self.targets.dtype is torch.float32
+        self._choose = self._kernel if self.targets.is_cuda else self._narrow_leaf if is_narrow else self._leaf
 
     def run(self) -> None:
         """Choose all codes."""
@@ -57,7 +59,7 @@ class Sweep:
     def _run(self, start: int, end: int) -> None:
         leaf = BLOCK if self.targets.is_cuda else _LEAF
         if end - start <= leaf:
-            return self._kernel(start, end) if self.targets.is_cuda else self._leaf(start, end)
+            return self._choose(start, end)
         middle = start + leaf * ((end - start + leaf) // (2 * leaf))
         self._run(start, middle)
         self.targets[middle:end].addmm_(self.factor[start:middle, middle:end].T, self.steps[start:middle], alpha=-1)
@@ -70,8 +72,6 @@ class Sweep:
 
     def _leaf(self, start: int, end: int) -> None:
         """Input by input; rows of the grid are looked up once."""
-        if self.targets.shape[1] <= _NARROW and self.targets.dtype is torch.float32:
-            return self._narrow_leaf(start, end)
         grid, groups = self.grid, self.group[start:end].tolist()
         rows = {g: (grid.zero[g], 1 / grid.scale[g], -grid.zero[g] * grid.scale[g], grid.scale[g]) for g in {*groups}}
         block, factors = self.targets[start:end], self.factor[start:end, start:end].unbind()
@@ -85,7 +85,6 @@ class Sweep:
             else:
                 torch.sub(target, torch.addcmul(offset, code, scale, out=value), out=step)
             block[i + 1 :].addr_(factors[i][i + 1 :], step, alpha=-1)
-        return None
 
     def _narrow_leaf(self, start: int, end: int) -> None:
         """The same for few outputs: NumPy's calls take a third of the time of PyTorch's."""

@@ -36,22 +36,30 @@ def _activate(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def _read_x(
-    x_ptr, norm_w, norm_b, mean, scale, cols, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr
-):
-    """A piece of the (normed) row, in float32 after the roundings of the norm."""
-    raw = tl.load(x_ptr + cols, mask=inside, other=0.0)
+def _normed(raw, weight, bias, mean, scale, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
+    """A piece of the (normed) row, in float32 after the roundings of the norm, with its pieces of weight and bias."""
     x = raw.to(tl.float32)
     if NORM > 0:
         x = (x - mean) * scale
         if NORM == 2:
             x = x.to(raw.dtype).to(tl.float32)
         if HAS_NW:
-            x = x * tl.load(norm_w + cols, mask=inside, other=0.0).to(tl.float32)
+            x = x * weight.to(tl.float32)
         if HAS_NB:
-            x = x + tl.load(norm_b + cols, mask=inside, other=0.0).to(tl.float32)
+            x = x + bias.to(tl.float32)
         x = tl.where(inside, x.to(raw.dtype).to(tl.float32), 0.0)
     return x
+
+
+@triton.jit
+def _read_x(
+    x_ptr, norm_w, norm_b, mean, scale, cols, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr
+):
+    """A piece of the (normed) row, read here."""
+    raw = tl.load(x_ptr + cols, mask=inside, other=0.0)
+    weight = tl.load(norm_w + cols, mask=inside, other=0.0) if HAS_NW else raw
+    bias = tl.load(norm_b + cols, mask=inside, other=0.0) if HAS_NB else raw
+    return _normed(raw, weight, bias, mean, scale, inside, NORM, HAS_NW, HAS_NB)
 
 
 @triton.jit

@@ -20,7 +20,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from graphwright.lowering.eager.kernels.gemv import ACTIVATIONS, NORMS
-from graphwright.lowering.eager.kernels.gemv_triton import _activate, has_dependent_launch
+from graphwright.lowering.eager.kernels.gemv_triton import _activate, _normed, has_dependent_launch
 from graphwright.lowering.eager.kernels.packed_linear_triton import MAGIC
 
 HIGHEST = tl.constexpr(32767.0)
@@ -117,31 +117,15 @@ def _sums(row):
 
 
 @triton.jit
-def _norm_part(x, weight, bias, mean, scale, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
-    """One of 8 parts of the (normed) row, in float32 after the roundings of the norm."""
-    result = x.to(tl.float32)
-    if NORM > 0:
-        result = (result - mean) * scale
-        if NORM == 2:
-            result = result.to(x.dtype).to(tl.float32)
-        if HAS_NW:
-            result = result * weight.to(tl.float32)
-        if HAS_NB:
-            result = result + bias.to(tl.float32)
-        result = tl.where(inside, result.to(x.dtype).to(tl.float32), 0.0)
-    return result
-
-
-@triton.jit
 def _norm_row(x, nw, nb, mean, scale, inside, NORM: tl.constexpr, HAS_NW: tl.constexpr, HAS_NB: tl.constexpr):
-    a0 = _norm_part(x[0], nw[0], nb[0], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    a1 = _norm_part(x[1], nw[1], nb[1], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    b0 = _norm_part(x[2], nw[2], nb[2], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    b1 = _norm_part(x[3], nw[3], nb[3], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    c0 = _norm_part(x[4], nw[4], nb[4], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    c1 = _norm_part(x[5], nw[5], nb[5], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    d0 = _norm_part(x[6], nw[6], nb[6], mean, scale, inside, NORM, HAS_NW, HAS_NB)
-    d1 = _norm_part(x[7], nw[7], nb[7], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    a0 = _normed(x[0], nw[0], nb[0], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    a1 = _normed(x[1], nw[1], nb[1], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    b0 = _normed(x[2], nw[2], nb[2], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    b1 = _normed(x[3], nw[3], nb[3], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    c0 = _normed(x[4], nw[4], nb[4], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    c1 = _normed(x[5], nw[5], nb[5], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    d0 = _normed(x[6], nw[6], nb[6], mean, scale, inside, NORM, HAS_NW, HAS_NB)
+    d1 = _normed(x[7], nw[7], nb[7], mean, scale, inside, NORM, HAS_NW, HAS_NB)
     return a0, a1, b0, b1, c0, c1, d0, d1
 
 
